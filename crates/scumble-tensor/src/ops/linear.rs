@@ -1,0 +1,68 @@
+//! Linear layer: `y = x W^T + b (+ add)`, `W [out, in]` as files hold it.
+//!
+//!     dx = dy W        dW = dy^T x        db = sum over rows of dy        d_add = dy
+//!
+//! The low-rank branch of an adapter is `y += scale * (x down^T) up^T`, see [`low_rank`].
+
+use crate::backend::MatMul;
+use crate::error::Result;
+use crate::tape::{Tape, Var};
+
+/// `x [..., in]`, `w [out, in]`, `bias [out]`, `add [..., out]` -> `[..., out]`.
+pub fn linear(tape: &Tape<'_>, x: &Var, w: &Var, bias: Option<&Var>, add: Option<&Var>) -> Result<Var> {
+    scaled(tape, x, w, bias, add, 1.0)
+}
+
+/// `add + scale * (x down^T) up^T` with `down [r, in]`, `up [out, r]`: an adapter's low-rank branch.
+pub fn low_rank(tape: &Tape<'_>, x: &Var, down: &Var, up: &Var, scale: f32, add: &Var) -> Result<Var> {
+    let hidden = linear(tape, x, down, None, None)?;
+    scaled(tape, &hidden, up, None, Some(add), scale)
+}
+
+fn scaled(
+    tape: &Tape<'_>,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    add: Option<&Var>,
+    alpha: f32,
+) -> Result<Var> {
+    let product = MatMul {
+        alpha,
+        bias: bias.map(Var::value),
+        add: add.map(Var::value),
+        ..MatMul::nt(x.value(), w.value())
+    };
+    let y = tape.backend().matmul(product)?;
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = w.value().shape().rows();
+    }
+    let y = y.reshape(&dims)?;
+    let operands: Vec<&Var> = [Some(x), Some(w), bias, add].into_iter().flatten().collect();
+    Ok(tape.record(&operands, y, || {
+        let has_add = add.map(Var::needs_grad);
+        let has_bias = bias.map(Var::needs_grad);
+        // Each operand is saved only for the other's gradient.
+        let saved_w = x.needs_grad().then(|| w.value().clone());
+        let saved_x = w.needs_grad().then(|| x.value().clone());
+        move |backend, d_y, _| {
+            let d_x = match &saved_w {
+                Some(w) => Some(backend.matmul(MatMul { alpha, ..MatMul::nn(d_y, w) })?),
+                None => None,
+            };
+            let d_w = match &saved_x {
+                Some(x) => Some(backend.matmul(MatMul { alpha, ..MatMul::tn(d_y, x) })?),
+                None => None,
+            };
+            let mut grads = vec![d_x, d_w];
+            if let Some(needed) = has_bias {
+                grads.push(if needed { Some(backend.sum_rows(d_y)?) } else { None });
+            }
+            if let Some(needed) = has_add {
+                grads.push(needed.then(|| d_y.clone()));
+            }
+            Ok(grads)
+        }
+    }))
+}

@@ -1,0 +1,2 @@
+//! Op files.
+pub mod linear;

@@ -1,0 +1,320 @@
+//! The tape: remembers what was computed, in order, and walks it backwards.
+//!
+//! A [`Var`] is a tensor that may stand on the tape. An op whose operands all stand off it leaves no trace, so frozen
+//! inputs cost nothing in backward; an op with at least one operand on it leaves one node with its vector-Jacobian
+//! product (VJP), a closure over the tensors it needs. [`Tape::backward`] takes the nodes from the last to the
+//! first and drops each closure after use, which frees the activations it held.
+//!
+//! [`Tape::checkpoint`] runs a block without recording it and keeps only the block's inputs; backward runs the block
+//! again on a tape of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::param::Param;
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// Identifies a leaf (a parameter or a watched input) in [`Gradients`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeafId(u64);
+
+impl LeafId {
+    pub(crate) fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A value of a computation; it has a node when something trainable leads to it.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    node: Option<usize>,
+}
+
+impl Var {
+    /// A value that nothing trainable leads to.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, node: None }
+    }
+
+    /// The numbers.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The numbers, owned.
+    pub fn into_value(self) -> Tensor {
+        self.value
+    }
+
+    /// Sizes, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        self.value.dims()
+    }
+
+    /// Whether a gradient for this value will be asked for.
+    pub fn needs_grad(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The same numbers and node under other sizes; the tape gives gradients back in the node's own sizes.
+    pub fn reshape(&self, dims: &[usize]) -> Result<Self> {
+        Ok(Self { value: self.value.reshape(dims)?, node: self.node })
+    }
+}
+
+/// Gradients by leaf.
+#[derive(Default)]
+pub struct Gradients {
+    by_leaf: BTreeMap<LeafId, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient of a leaf, if anything led to it.
+    pub fn get(&self, leaf: LeafId) -> Option<&Tensor> {
+        self.by_leaf.get(&leaf)
+    }
+
+    /// Takes the gradient of a leaf out.
+    pub fn take(&mut self, leaf: LeafId) -> Option<Tensor> {
+        self.by_leaf.remove(&leaf)
+    }
+
+    /// Number of leaves with a gradient.
+    pub fn len(&self) -> usize {
+        self.by_leaf.len()
+    }
+
+    /// Whether no leaf has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.by_leaf.is_empty()
+    }
+
+    /// Adds `grad` to a leaf's gradient.
+    pub fn add(&mut self, backend: &dyn Backend, leaf: LeafId, grad: Tensor) -> Result<()> {
+        let sum = match self.by_leaf.remove(&leaf) {
+            Some(before) => backend.accumulate(before, &grad)?,
+            None => grad,
+        };
+        self.by_leaf.insert(leaf, sum);
+        Ok(())
+    }
+
+    /// Adds all of `other`, leaf by leaf; for gradient accumulation over micro-batches.
+    pub fn merge(&mut self, backend: &dyn Backend, other: Self) -> Result<()> {
+        other.by_leaf.into_iter().try_for_each(|(leaf, grad)| self.add(backend, leaf, grad))
+    }
+}
+
+/// A vector-Jacobian product: from the gradient of the result to those of the operands, in order. `None` for an
+/// operand that is off the tape. Gradients of leaves inside (see [`Tape::checkpoint`]) go straight to [`Gradients`].
+pub type Vjp<'m> = Box<dyn FnOnce(&dyn Backend, &Tensor, &mut Gradients) -> Result<Vec<Option<Tensor>>> + 'm>;
+
+enum Kind<'m> {
+    Leaf(LeafId),
+    Op { inputs: Vec<Option<usize>>, vjp: Vjp<'m> },
+}
+
+struct Node<'m> {
+    /// Sizes of the value, and so of its gradient.
+    shape: Shape,
+    kind: Kind<'m>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Record,
+    /// Only watches whether a trainable parameter is used.
+    Watch,
+    Inference,
+}
+
+/// Key of the dropout masks of one step: masks are a function of it and of the place they are used at, so a
+/// recomputed block draws the same ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropoutKey(pub u64);
+
+/// Records a computation over one backend. `'m` is the lifetime of the model whose blocks are checkpointed.
+pub struct Tape<'m> {
+    backend: Arc<dyn Backend>,
+    mode: Mode,
+    nodes: RefCell<Vec<Node<'m>>>,
+    params: RefCell<BTreeMap<LeafId, usize>>,
+    saw_trainable: Cell<bool>,
+    dropout: Option<DropoutKey>,
+    checkpointing: bool,
+}
+
+impl<'m> Tape<'m> {
+    fn new(backend: Arc<dyn Backend>, mode: Mode) -> Self {
+        Self {
+            backend,
+            mode,
+            nodes: RefCell::default(),
+            params: RefCell::default(),
+            saw_trainable: Cell::new(false),
+            dropout: None,
+            checkpointing: false,
+        }
+    }
+
+    /// A tape that records.
+    pub fn recording(backend: Arc<dyn Backend>) -> Self {
+        Self::new(backend, Mode::Record)
+    }
+
+    /// A tape that records nothing: everything is a constant.
+    pub fn inference(backend: Arc<dyn Backend>) -> Self {
+        Self::new(backend, Mode::Inference)
+    }
+
+    /// Turns dropout on, keyed for this step.
+    pub fn with_dropout(mut self, key: DropoutKey) -> Self {
+        self.dropout = Some(key);
+        self
+    }
+
+    /// Lets [`Tape::checkpoint`] recompute blocks instead of storing their insides: less memory, a third more time.
+    pub fn with_checkpointing(mut self, on: bool) -> Self {
+        self.checkpointing = on;
+        self
+    }
+
+    /// The backend that computes.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// The key of this step's dropout masks; `None` outside of training.
+    pub fn dropout_key(&self) -> Option<DropoutKey> {
+        self.dropout
+    }
+
+    /// A parameter's value; on the tape when it is trainable.
+    pub fn param(&self, param: &Param) -> Var {
+        let value = param.value();
+        if !param.is_trainable() || self.mode == Mode::Inference {
+            return Var::constant(value);
+        }
+        self.saw_trainable.set(true);
+        if self.mode == Mode::Watch {
+            return Var::constant(value);
+        }
+        let shape = *value.shape();
+        let node = *self
+            .params
+            .borrow_mut()
+            .entry(param.id())
+            .or_insert_with(|| self.push(shape, Kind::Leaf(param.id())));
+        Var { value, node: Some(node) }
+    }
+
+    /// A value whose gradient is wanted.
+    pub fn watch(&self, value: Tensor) -> (Var, LeafId) {
+        let leaf = LeafId::fresh();
+        let node = (self.mode == Mode::Record).then(|| self.push(*value.shape(), Kind::Leaf(leaf)));
+        (Var { value, node }, leaf)
+    }
+
+    fn push(&self, shape: Shape, kind: Kind<'m>) -> usize {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(Node { shape, kind });
+        nodes.len() - 1
+    }
+
+    /// Puts an op's result on the tape if any operand is on it; `vjp` is only built then.
+    pub fn record<F>(&self, operands: &[&Var], value: Tensor, vjp: impl FnOnce() -> F) -> Var
+    where
+        F: FnOnce(&dyn Backend, &Tensor, &mut Gradients) -> Result<Vec<Option<Tensor>>> + 'm,
+    {
+        if self.mode != Mode::Record || !operands.iter().any(|operand| operand.needs_grad()) {
+            return Var::constant(value);
+        }
+        let inputs = operands.iter().map(|operand| operand.node).collect();
+        let node = self.push(*value.shape(), Kind::Op { inputs, vjp: Box::new(vjp()) });
+        Var { value, node: Some(node) }
+    }
+
+    /// Runs `block` on `inputs`; with checkpointing on, its insides are not kept but recomputed in backward.
+    pub fn checkpoint<F>(&self, inputs: &[&Var], block: F) -> Result<Var>
+    where
+        F: Fn(&Tape<'m>, &[Var]) -> Result<Var> + 'm,
+    {
+        let owned: Vec<Var> = inputs.iter().map(|&input| input.clone()).collect();
+        if self.mode != Mode::Record || !self.checkpointing {
+            return block(self, &owned);
+        }
+        let constants: Vec<Var> = inputs.iter().map(|input| Var::constant(input.value.clone())).collect();
+        let watcher = Tape { dropout: self.dropout, ..Tape::new(Arc::clone(&self.backend), Mode::Watch) };
+        let value = block(&watcher, &constants)?.value;
+        if !watcher.saw_trainable.get() && !inputs.iter().any(|input| input.needs_grad()) {
+            return Ok(Var::constant(value));
+        }
+        let needs: Vec<bool> = inputs.iter().map(|input| input.needs_grad()).collect();
+        let (backend, dropout) = (Arc::clone(&self.backend), self.dropout);
+        let vjp: Vjp<'m> = Box::new(move |_, d_y, gradients| {
+            let tape = Tape { dropout, ..Tape::recording(backend) };
+            let mut leaves = Vec::with_capacity(constants.len());
+            let mut again = Vec::with_capacity(constants.len());
+            for (input, &needed) in constants.iter().zip(&needs) {
+                let (var, leaf) = if needed {
+                    let (var, leaf) = tape.watch(input.value.clone());
+                    (var, Some(leaf))
+                } else {
+                    (input.clone(), None)
+                };
+                again.push(var);
+                leaves.push(leaf);
+            }
+            let y = block(&tape, &again)?;
+            drop(again);
+            let mut inner = tape.backward(&y, d_y.clone())?;
+            let backend = tape.backend();
+            let d_inputs = leaves.into_iter().map(|leaf| leaf.and_then(|leaf| inner.take(leaf))).collect();
+            gradients.merge(backend, inner)?;
+            Ok(d_inputs)
+        });
+        let inputs = inputs.iter().map(|input| input.node).collect();
+        let node = self.push(*value.shape(), Kind::Op { inputs, vjp });
+        Ok(Var { value, node: Some(node) })
+    }
+
+    /// Gradients of `sum(root * seed)` for all leaves. Consumes what was recorded: a tape runs backward once.
+    pub fn backward(&self, root: &Var, seed: Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients::default();
+        let Some(last) = root.node else { return Ok(gradients) };
+        let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
+        self.params.borrow_mut().clear();
+        if last >= nodes.len() {
+            return Err(Error::Tape("backward runs once per recording"));
+        }
+        let mut pending: Vec<Option<Tensor>> = (0..=last).map(|_| None).collect();
+        pending[last] = Some(seed.reshape(nodes[last].shape.dims())?);
+        nodes.truncate(last + 1);
+        while let Some(Node { kind, .. }) = nodes.pop() {
+            let Some(grad) = pending.pop().flatten() else { continue };
+            match kind {
+                Kind::Leaf(leaf) => gradients.add(self.backend(), leaf, grad)?,
+                Kind::Op { inputs, vjp } => {
+                    let d_inputs = vjp(self.backend(), &grad, &mut gradients)?;
+                    drop(grad);
+                    for (input, d_input) in inputs.into_iter().zip(d_inputs) {
+                        let (Some(input), Some(d_input)) = (input, d_input) else { continue };
+                        let d_input = d_input.reshape(nodes[input].shape.dims())?;
+                        pending[input] = Some(match pending[input].take() {
+                            Some(before) => self.backend.accumulate(before, &d_input)?,
+                            None => d_input,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(gradients)
+    }
+}

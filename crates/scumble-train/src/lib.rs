@@ -1,0 +1,1 @@
+//! scumble-train
