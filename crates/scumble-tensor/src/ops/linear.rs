@@ -1,11 +1,14 @@
 //! Linear layer: `y = x W^T + b (+ add)`, `W [out, in]` as files hold it.
 //!
-//!     dx = dy W        dW = dy^T x        db = sum over rows of dy        d_add = dy
+//! ```text
+//! dx = dy W        dW = dy^T x        db = sum over rows of dy        d_add = dy
+//! ```
 //!
 //! The low-rank branch of an adapter is `y += scale * (x down^T) up^T`, see [`low_rank`].
 
 use crate::backend::MatMul;
 use crate::error::Result;
+use crate::ops::cast::matching;
 use crate::tape::{Tape, Var};
 
 /// `x [..., in]`, `w [out, in]`, `bias [out]`, `add [..., out]` -> `[..., out]`.
@@ -19,7 +22,8 @@ pub fn low_rank(tape: &Tape<'_>, x: &Var, down: &Var, up: &Var, scale: f32, add:
     scaled(tape, &hidden, up, None, Some(add), scale)
 }
 
-fn scaled(
+/// `alpha * x W^T + bias + add`.
+pub(crate) fn scaled(
     tape: &Tape<'_>,
     x: &Var,
     w: &Var,
@@ -27,12 +31,16 @@ fn scaled(
     add: Option<&Var>,
     alpha: f32,
 ) -> Result<Var> {
+    let w = &matching(tape, w, x)?;
+    let bias = bias.map(|bias| matching(tape, bias, x)).transpose()?;
+    let bias = bias.as_ref();
     let product = MatMul {
         alpha,
         bias: bias.map(Var::value),
         add: add.map(Var::value),
         ..MatMul::nt(x.value(), w.value())
     };
+    product.sizes()?;
     let y = tape.backend().matmul(product)?;
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {

@@ -1,0 +1,94 @@
+//! Convolution of channels-last pictures: `y[n,i,j,o] = b[o] + sum over u,v,c of x[n, s i + u - top, s j + v - left, c] w[o,u,v,c]`.
+//!
+//! ```text
+//! dx[n, s i + u - top, s j + v - left, c] += dy[n,i,j,o] w[o,u,v,c]        db = sum over n,i,j of dy
+//! dw[o,u,v,c] = sum over n,i,j of dy[n,i,j,o] x[n, s i + u - top, s j + v - left, c]        d_add = dy
+//! ```
+//!
+//! Pixels outside the picture are zeros. The low-rank branch is a convolution to `r` channels and a 1x1 one back.
+
+use crate::backend::Conv2dSpec;
+use crate::error::{Result, shape_error};
+use crate::ops::cast::matching;
+use crate::ops::{check_dims, check_numel, linear};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+const OP: &str = "conv2d";
+
+/// `x [n, h, w, c]`, `w [out, kh, kw, c]`, `bias [out]`, `add` as the result -> `[n, oh, ow, out]`.
+pub fn conv2d(
+    tape: &Tape<'_>,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    add: Option<&Var>,
+    spec: Conv2dSpec,
+) -> Result<Var> {
+    let output = output_dims(x.value(), w.value(), spec)?;
+    if let Some(bias) = bias {
+        check_numel(OP, "bias", output[3], bias.value())?;
+    }
+    if let Some(add) = add {
+        check_dims(OP, "add", &output, add.value())?;
+    }
+    let w = &matching(tape, w, x)?;
+    let bias = bias.map(|bias| matching(tape, bias, x)).transpose()?;
+    let bias = bias.as_ref();
+    let y = tape.backend().conv2d(x.value(), w.value(), bias.map(Var::value), add.map(Var::value), spec)?;
+    let operands: Vec<&Var> = [Some(x), Some(w), bias, add].into_iter().flatten().collect();
+    Ok(tape.record(&operands, y, || {
+        let input = [x.dims()[1], x.dims()[2]];
+        let kernel = [w.dims()[1], w.dims()[2]];
+        let has_add = add.map(Var::needs_grad);
+        let has_bias = bias.map(Var::needs_grad);
+        // Each operand is saved only for the other's gradient.
+        let saved_w = x.needs_grad().then(|| w.value().clone());
+        let saved_x = w.needs_grad().then(|| x.value().clone());
+        move |backend, d_y, _| {
+            let d_x = match &saved_w {
+                Some(w) => Some(backend.conv2d_grad_input(d_y, w, input, spec)?),
+                None => None,
+            };
+            let d_w = match &saved_x {
+                Some(x) => Some(backend.conv2d_grad_weight(d_y, x, kernel, spec)?),
+                None => None,
+            };
+            let mut grads = vec![d_x, d_w];
+            if let Some(needed) = has_bias {
+                grads.push(if needed { Some(backend.sum_rows(d_y)?) } else { None });
+            }
+            if let Some(needed) = has_add {
+                grads.push(needed.then(|| d_y.clone()));
+            }
+            Ok(grads)
+        }
+    }))
+}
+
+/// `add + scale * conv1x1(conv2d(x, down), up)` with `down [r, kh, kw, c]`, `up [out, r]`: an adapter's branch.
+pub fn low_rank_conv(
+    tape: &Tape<'_>,
+    x: &Var,
+    down: &Var,
+    up: &Var,
+    scale: f32,
+    spec: Conv2dSpec,
+    add: &Var,
+) -> Result<Var> {
+    let hidden = conv2d(tape, x, down, None, None, spec)?;
+    linear::scaled(tape, &hidden, up, None, Some(add), scale)
+}
+
+/// `[n, oh, ow, out]`; errors when input and weight do not fit.
+pub(crate) fn output_dims(x: &Tensor, w: &Tensor, spec: Conv2dSpec) -> Result<[usize; 4]> {
+    let [n, height, width, c] = x.nhwc(OP)?;
+    let &[out, kh, kw, c_w] = w.dims() else {
+        return Err(shape_error(OP, "weight", "[out, kh, kw, in]", w.shape()));
+    };
+    if c != c_w {
+        return Err(shape_error(OP, "input channels of the weight", c, w.shape()));
+    }
+    let [oh, ow] = spec.output_size([height, width], [kh, kw])?;
+    Ok([n, oh, ow, out])
+}
