@@ -1,0 +1,126 @@
+//! Files are written whole or not at all: write beside, flush to the disk, rename.
+//!
+//! A rename also keeps whoever has the old file mapped safe: the old content lives on until it is unmapped,
+//! whereas truncating it in place would pull the memory from under them.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::error::{FileError, Result};
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// A file under construction; it takes its real name at [`AtomicFile::commit`] and vanishes when dropped before.
+pub struct AtomicFile {
+    file: File,
+    temporary: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl AtomicFile {
+    /// Starts a file beside `target`, in a folder that must exist.
+    pub fn create(target: &Path) -> Result<Self> {
+        let fail = |source| FileError::Write { file: target.into(), source };
+        let name = target
+            .file_name()
+            .ok_or_else(|| fail(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file")))?;
+        if target.is_dir() {
+            return Err(fail(io::Error::new(io::ErrorKind::IsADirectory, "there is a folder of that name")));
+        }
+        loop {
+            let mut temporary_name = OsString::from(".");
+            temporary_name.push(name);
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            temporary_name.push(format!(".{}-{count}.part", std::process::id()));
+            let temporary = target.with_file_name(temporary_name);
+            match OpenOptions::new().write(true).read(true).create_new(true).open(&temporary) {
+                Ok(file) => return Ok(Self { file, temporary, target: target.into(), committed: false }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(fail(error)),
+            }
+        }
+    }
+
+    /// The file to write to.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Flushes to the disk and gives the file its name, replacing what was there.
+    pub fn commit(mut self) -> Result<()> {
+        let fail = |source| FileError::Write { file: self.target.clone(), source };
+        self.file.sync_all().map_err(fail)?;
+        std::fs::rename(&self.temporary, &self.target).map_err(fail)?;
+        self.committed = true;
+        sync_folder(&self.target);
+        Ok(())
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing better can be done about a temporary file that will not go away.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Makes the rename itself survive a power cut. File systems that cannot flush a folder are left as they are.
+fn sync_folder(target: &Path) {
+    if cfg!(unix) {
+        let folder = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if let Ok(folder) = File::open(folder) {
+            let _ = folder.sync_all();
+        }
+    }
+}
+
+/// Writes `path` whole or not at all: `write` fills a temporary file beside it, which then takes its name.
+/// When `write` fails, nothing of it remains and the old file is untouched.
+pub fn atomic_write<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
+    let mut file = AtomicFile::create(path)?;
+    let value = write(file.file()).map_err(|source| FileError::Write { file: path.into(), source })?;
+    file.commit()?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        atomic_write(&path, |file| file.write_all(b"old")).unwrap();
+        let failure = atomic_write(&path, |file| {
+            file.write_all(b"half")?;
+            Err::<(), _>(io::Error::from(io::ErrorKind::StorageFull))
+        })
+        .unwrap_err();
+        assert!(matches!(failure, FileError::Write { .. }) && !failure.hints().is_empty());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        atomic_write(&path, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn impossible_targets_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for target in [folder.path().to_path_buf(), folder.path().join("no/such/folder/a.txt")] {
+            let error = atomic_write(&target, |_| Ok(())).unwrap_err();
+            assert!(error.to_string().contains(&target.display().to_string()), "{error}");
+        }
+    }
+}
