@@ -10,3 +10,5 @@ pub mod files;
 pub mod nn;
 
 pub use error::{Error, Result};
+pub mod schedule;
+pub mod scheduler_config;
