@@ -41,3 +41,30 @@ pub fn add_per_image(tape: &Tape<'_>, x: &Var, t: &Var) -> Result<Var> {
         }
     }))
 }
+
+/// `x [n, rest, c] + t [n, c]`, in plain loops.
+pub(crate) fn plain_per_image(x: &[f64], t: &[f64], [_, rest, c]: [usize; 3]) -> Vec<f64> {
+    x.iter().enumerate().map(|(i, x)| x + t[i / (rest * c) * c + i % c]).collect()
+}
+
+/// `x [n, rest, c]` -> `[n, c]`.
+pub(crate) fn plain_sum_per_image(x: &[f64], [n, rest, c]: [usize; 3]) -> Vec<f64> {
+    let mut sums = vec![0.0; n * c];
+    for (i, value) in x.iter().enumerate() {
+        sums[i / (rest * c) * c + i % c] += value;
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        check_gradients(&[&[3, 2], &[3, 2]], |tape, v| add(tape, &v[0], &v[1]));
+        check_gradients(&[&[3, 2], &[3, 2]], |tape, v| add_scaled(tape, &v[0], &v[1], -0.5));
+        check_gradients(&[&[2, 3, 2, 4], &[2, 4]], |tape, v| add_per_image(tape, &v[0], &v[1]));
+    }
+}

@@ -134,3 +134,37 @@ pub(crate) fn rows_dims(parts: &[&Tensor]) -> Result<Vec<usize>> {
     }
     Ok([&[total], inner].concat())
 }
+
+/// Joins matrices of equally many rows and of `widths` side by side, in plain loops.
+pub(crate) fn plain_concat_channels(parts: &[(Vec<f64>, usize)], rows: usize) -> Vec<f64> {
+    let mut y = Vec::new();
+    for row in 0..rows {
+        for (part, width) in parts {
+            y.extend_from_slice(&part[row * width..(row + 1) * width]);
+        }
+    }
+    y
+}
+
+/// Cuts `len` columns from `start` on out of a matrix of `width` columns.
+pub(crate) fn plain_slice_channels(x: &[f64], width: usize, start: usize, len: usize) -> Vec<f64> {
+    x.chunks_exact(width.max(1)).flat_map(|row| row[start..start + len].iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        check_gradients(&[&[2, 3, 2], &[2, 3, 1], &[2, 3, 4]], |tape, v| {
+            concat_channels(tape, &[&v[0], &v[1], &v[2]])
+        });
+        check_gradients(&[&[2, 3], &[1, 3]], |tape, v| concat_rows(tape, &[&v[0], &v[1], &v[0]]));
+        for (start, len) in [(0, 2), (1, 3), (4, 1), (0, 5)] {
+            check_gradients(&[&[2, 3, 5]], |tape, v| slice_channels(tape, &v[0], start, len));
+            check_gradients(&[&[5, 2, 3]], |tape, v| slice_rows(tape, &v[0], start, len));
+        }
+    }
+}

@@ -92,3 +92,108 @@ pub(crate) fn output_dims(x: &Tensor, w: &Tensor, spec: Conv2dSpec) -> Result<[u
     let [oh, ow] = spec.output_size([height, width], [kh, kw])?;
     Ok([n, oh, ow, out])
 }
+
+/// The sizes of one convolution; walks over which input pixel meets which kernel tap.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry {
+    /// Images.
+    pub n: usize,
+    /// Input height and width.
+    pub input: [usize; 2],
+    /// Output height and width.
+    pub output: [usize; 2],
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Input channels.
+    pub c: usize,
+    /// Output channels.
+    pub out: usize,
+    /// Stride and padding.
+    pub spec: Conv2dSpec,
+}
+
+impl Geometry {
+    /// Calls `visit(output pixel, input pixel, tap)` for all that meet inside the picture.
+    fn walk(&self, mut visit: impl FnMut(usize, usize, usize)) {
+        let ([h, w], [oh, ow], [kh, kw]) = (self.input, self.output, self.kernel);
+        let (stride, pad) = (self.spec.stride, self.spec.padding);
+        for image in 0..self.n {
+            for (i, j) in (0..oh).flat_map(|i| (0..ow).map(move |j| (i, j))) {
+                for (u, v) in (0..kh).flat_map(|u| (0..kw).map(move |v| (u, v))) {
+                    let row = (stride * i + u).checked_sub(pad.top).filter(|&row| row < h);
+                    let col = (stride * j + v).checked_sub(pad.left).filter(|&col| col < w);
+                    if let (Some(row), Some(col)) = (row, col) {
+                        visit((image * oh + i) * ow + j, (image * h + row) * w + col, u * kw + v);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where weight `[o, tap, 0]` lies.
+    fn weight(&self, o: usize, tap: usize) -> usize {
+        (o * self.kernel[0] * self.kernel[1] + tap) * self.c
+    }
+}
+
+/// The convolution without bias, in plain loops.
+pub(crate) fn plain(x: &[f64], w: &[f64], at: &Geometry) -> Vec<f64> {
+    let mut y = vec![0.0; at.n * at.output[0] * at.output[1] * at.out];
+    at.walk(|to, from, tap| {
+        for o in 0..at.out {
+            for ch in 0..at.c {
+                y[to * at.out + o] += x[from * at.c + ch] * w[at.weight(o, tap) + ch];
+            }
+        }
+    });
+    y
+}
+
+/// Gradient for the input.
+pub(crate) fn plain_grad_input(d_y: &[f64], w: &[f64], at: &Geometry) -> Vec<f64> {
+    let mut d_x = vec![0.0; at.n * at.input[0] * at.input[1] * at.c];
+    at.walk(|to, from, tap| {
+        for o in 0..at.out {
+            for ch in 0..at.c {
+                d_x[from * at.c + ch] += d_y[to * at.out + o] * w[at.weight(o, tap) + ch];
+            }
+        }
+    });
+    d_x
+}
+
+/// Gradient for the weight.
+pub(crate) fn plain_grad_weight(d_y: &[f64], x: &[f64], at: &Geometry) -> Vec<f64> {
+    let mut d_w = vec![0.0; at.out * at.kernel[0] * at.kernel[1] * at.c];
+    at.walk(|to, from, tap| {
+        for o in 0..at.out {
+            for ch in 0..at.c {
+                d_w[at.weight(o, tap) + ch] += d_y[to * at.out + o] * x[from * at.c + ch];
+            }
+        }
+    });
+    d_w
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Padding;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        let same = Conv2dSpec { stride: 1, padding: Padding::same(1) };
+        let right_and_below = Padding { bottom: 1, right: 1, ..Padding::default() };
+        let down = Conv2dSpec { stride: 2, padding: right_and_below };
+        check_gradients(&[&[2, 3, 4, 2], &[3, 3, 3, 2], &[3], &[2, 3, 4, 3]], |tape, v| {
+            conv2d(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]), same)
+        });
+        check_gradients(&[&[1, 5, 4, 2], &[2, 3, 3, 2]], |tape, v| {
+            conv2d(tape, &v[0], &v[1], None, None, down)
+        });
+        check_gradients(&[&[1, 4, 3, 2], &[2, 3, 3, 2], &[3, 2], &[1, 4, 3, 3]], |tape, v| {
+            low_rank_conv(tape, &v[0], &v[1], &v[2], 1.5, same, &v[3])
+        });
+    }
+}

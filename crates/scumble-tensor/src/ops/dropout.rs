@@ -59,6 +59,12 @@ fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        check_gradients(&[&[4, 5]], |tape, v| dropout(tape, &v[0], 0.4, 3));
+    }
 
     #[test]
     fn masks_depend_on_key_and_site_and_keep_the_right_share() {

@@ -4,6 +4,7 @@
 //! da = dy gelu(g)        dg = dy a gelu'(g)
 //! ```
 
+use crate::backend::Activation;
 use crate::error::{Result, shape_error};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -25,4 +26,31 @@ pub(crate) fn half(x: &Tensor) -> Result<usize> {
         return Err(shape_error("geglu", "input", "an even last size", x.shape()));
     }
     Ok(last / 2)
+}
+
+/// `[rows, 2 d]` -> `[rows, d]`, in plain loops.
+pub(crate) fn plain(x: &[f64], d: usize) -> Vec<f64> {
+    let gated = |row: &[f64], i: usize| row[i] * Activation::Gelu.plain(row[d + i]);
+    x.chunks_exact((2 * d).max(1)).flat_map(|row| (0..d).map(move |i| gated(row, i))).collect()
+}
+
+/// The gradient `[rows, 2 d]`.
+pub(crate) fn plain_grad(d_y: &[f64], x: &[f64], d: usize) -> Vec<f64> {
+    let mut d_x = Vec::with_capacity(x.len());
+    for (row, d_y) in x.chunks_exact((2 * d).max(1)).zip(d_y.chunks_exact(d.max(1))) {
+        d_x.extend((0..d).map(|i| d_y[i] * Activation::Gelu.plain(row[d + i])));
+        d_x.extend((0..d).map(|i| d_y[i] * row[i] * Activation::Gelu.plain_slope(row[d + i])));
+    }
+    d_x
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        check_gradients(&[&[3, 8]], |tape, v| geglu(tape, &v[0]));
+    }
 }

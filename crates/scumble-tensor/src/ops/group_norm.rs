@@ -8,7 +8,7 @@
 //! dx = rstd (g - mean(g) - xhat mean(g xhat))        dgamma = sum of dz xhat        dbeta = sum of dz
 //! ```
 
-use crate::backend::{GroupNormSpec, NormWanted};
+use crate::backend::{Activation, GroupNormSpec, NormWanted};
 use crate::error::{Result, shape_error};
 use crate::ops::cast::matching;
 use crate::ops::{check_numel, per_image};
@@ -40,4 +40,100 @@ pub(crate) fn check_groups(channels: usize, groups: usize) -> Result<()> {
         return Err(shape_error(OP, "groups", format!("a divisor of {channels} channels"), groups));
     }
     Ok(())
+}
+
+/// The sizes of one normalisation; says which elements are one group's.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry {
+    /// Images, pixels of one image, channels.
+    pub sizes: [usize; 3],
+    /// Groups, epsilon, SiLU.
+    pub spec: GroupNormSpec,
+}
+
+impl Geometry {
+    /// `(element, channel)` of all elements of an image's group.
+    fn members(&self, image: usize, group: usize) -> impl Iterator<Item = (usize, usize)> + Clone + use<> {
+        let [_, pixels, c] = self.sizes;
+        let width = c / self.spec.groups;
+        (0..pixels).flat_map(move |pixel| {
+            (group * width..(group + 1) * width).map(move |ch| ((image * pixels + pixel) * c + ch, ch))
+        })
+    }
+
+    fn group_size(&self) -> f64 {
+        (self.sizes[1] * self.sizes[2] / self.spec.groups) as f64
+    }
+}
+
+/// The normalised picture, and `[n, groups, 2]` of mean and reciprocal deviation, in plain loops.
+pub(crate) fn plain(x: &[f64], gamma: &[f64], beta: &[f64], at: &Geometry) -> (Vec<f64>, Vec<f64>) {
+    let (mut y, mut stats) = (vec![0.0; x.len()], Vec::new());
+    for (image, group) in (0..at.sizes[0]).flat_map(|n| (0..at.spec.groups).map(move |g| (n, g))) {
+        let members = at.members(image, group);
+        let mean = members.clone().map(|(i, _)| x[i]).sum::<f64>() / at.group_size();
+        let variance = members.clone().map(|(i, _)| (x[i] - mean).powi(2)).sum::<f64>() / at.group_size();
+        let rstd = 1.0 / (variance + f64::from(at.spec.eps)).sqrt();
+        for (i, ch) in members {
+            let z = gamma[ch] * (x[i] - mean) * rstd + beta[ch];
+            y[i] = if at.spec.silu { Activation::Silu.plain(z) } else { z };
+        }
+        stats.extend([mean, rstd]);
+    }
+    (y, stats)
+}
+
+/// Gradients for input, scale and shift.
+pub(crate) fn plain_grad(
+    d_y: &[f64],
+    x: &[f64],
+    gamma: &[f64],
+    beta: &[f64],
+    stats: &[f64],
+    at: &Geometry,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let (mut d_x, mut d_gamma, mut d_beta) =
+        (vec![0.0; x.len()], vec![0.0; gamma.len()], vec![0.0; gamma.len()]);
+    for (image, group) in (0..at.sizes[0]).flat_map(|n| (0..at.spec.groups).map(move |g| (n, g))) {
+        let index = (image * at.spec.groups + group) * 2;
+        let (mean, rstd) = (stats[index], stats[index + 1]);
+        let normal = |i: usize| (x[i] - mean) * rstd;
+        let d_z = |i: usize, ch: usize| {
+            let slope = if at.spec.silu {
+                Activation::Silu.plain_slope(gamma[ch] * normal(i) + beta[ch])
+            } else {
+                1.0
+            };
+            d_y[i] * slope
+        };
+        let members = at.members(image, group);
+        let (mut mean_g, mut mean_gx) = (0.0, 0.0);
+        for (i, ch) in members.clone() {
+            let d_z = d_z(i, ch);
+            mean_g += d_z * gamma[ch] / at.group_size();
+            mean_gx += d_z * gamma[ch] * normal(i) / at.group_size();
+            d_gamma[ch] += d_z * normal(i);
+            d_beta[ch] += d_z;
+        }
+        for (i, ch) in members {
+            d_x[i] = rstd * (d_z(i, ch) * gamma[ch] - mean_g - normal(i) * mean_gx);
+        }
+    }
+    (d_x, d_gamma, d_beta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        for silu in [false, true] {
+            let spec = GroupNormSpec { groups: 2, eps: 1e-5, silu };
+            check_gradients(&[&[2, 2, 3, 4], &[4], &[4]], |tape, v| {
+                group_norm(tape, &v[0], &v[1], &v[2], spec)
+            });
+        }
+    }
 }

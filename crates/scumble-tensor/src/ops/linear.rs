@@ -74,3 +74,63 @@ pub(crate) fn scaled(
         }
     }))
 }
+
+/// How a matrix lies in memory: the steps to the next row and column.
+#[derive(Clone, Copy)]
+pub(crate) struct Strides {
+    row: usize,
+    col: usize,
+}
+
+impl Strides {
+    /// Of a matrix that has `rows` rows and `cols` columns after it was transposed on request.
+    pub(crate) fn new([rows, cols]: [usize; 2], transposed: bool) -> Self {
+        if transposed { Self { row: 1, col: rows } } else { Self { row: cols, col: 1 } }
+    }
+}
+
+/// `alpha * a b` in plain loops, for `sizes = [m, k, n]`.
+pub(crate) fn plain_matmul(
+    (a, a_at): (&[f64], Strides),
+    (b, b_at): (&[f64], Strides),
+    [m, k, n]: [usize; 3],
+    alpha: f64,
+) -> Vec<f64> {
+    let mut y = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            let mut sum = 0.0;
+            for p in 0..k {
+                sum += a[i * a_at.row + p * a_at.col] * b[p * b_at.row + j * b_at.col];
+            }
+            y[i * n + j] = alpha * sum;
+        }
+    }
+    y
+}
+
+/// Sum over the rows of `[rows, c]`.
+pub(crate) fn plain_sum_rows(x: &[f64], c: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; c];
+    for (i, value) in x.iter().enumerate() {
+        sums[i % c] += value;
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        check_gradients(&[&[2, 3, 5], &[4, 5], &[4], &[2, 3, 4]], |tape, v| {
+            linear(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]))
+        });
+        check_gradients(&[&[3, 5], &[4, 5]], |tape, v| linear(tape, &v[0], &v[1], None, None));
+        check_gradients(&[&[3, 5], &[2, 5], &[4, 2], &[3, 4]], |tape, v| {
+            low_rank(tape, &v[0], &v[1], &v[2], 0.75, &v[3])
+        });
+    }
+}

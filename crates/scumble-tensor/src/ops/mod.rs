@@ -5,6 +5,7 @@
 //! than the activations (f32 masters under bf16 activations): they are cast, see [`cast::matching`].
 
 pub mod activation;
+pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cast;
@@ -19,6 +20,8 @@ pub mod linear;
 pub mod loss;
 pub mod mul;
 pub mod scale;
+#[cfg(test)]
+mod testing;
 pub mod timestep;
 pub mod upsample;
 

@@ -18,3 +18,15 @@ pub fn mul(tape: &Tape<'_>, a: &Var, b: &Var) -> Result<Var> {
         }
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check_gradients;
+
+    #[test]
+    fn gradients() {
+        check_gradients(&[&[3, 2], &[3, 2]], |tape, v| mul(tape, &v[0], &v[1]));
+        check_gradients(&[&[3, 2]], |tape, v| mul(tape, &v[0], &v[0]));
+    }
+}

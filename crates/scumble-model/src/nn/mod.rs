@@ -1,0 +1,28 @@
+//! The layers that the models are made of, and how they come out of a weight file.
+//!
+//! * [`Projection`]: a linear layer or convolution; the place that adapters attach to, as a [`Branch`].
+//! * [`LowRank`]: the branch that a LoRA is, `y + scale * up(down(dropout(x)))`.
+//! * [`GroupNorm`], [`LayerNorm`], [`Embedding`].
+//! * [`Loader`] and [`Scope`]: build layers from a [`TensorSource`](crate::files::TensorSource) and account for every
+//!   tensor in it. A layer's path is its diffusers path, so a constructor reads like the file's table of contents.
+//! * [`Observer`]: sees the outputs of modules by path; costs nothing when absent.
+
+mod branch;
+mod config;
+mod embedding;
+mod layout;
+mod loader;
+mod modules;
+mod norm;
+mod observe;
+mod projection;
+
+pub use branch::{Branch, LowRank};
+pub use config::{Config, ConfigError};
+pub use embedding::Embedding;
+pub use layout::{find_non_finite, to_file_layout, to_memory_layout};
+pub use loader::{Loader, Problem, Scope, WeightsError};
+pub use modules::Modules;
+pub use norm::{GroupNorm, LayerNorm};
+pub use observe::{Observer, Recorder, Tap};
+pub use projection::{Kind, Projection};

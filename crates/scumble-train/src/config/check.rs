@@ -1,0 +1,255 @@
+//! Values that can't work are refused before anything is loaded, each with its key and what to write instead.
+//!
+//! What only the files can tell (an empty folder, a rank beyond a layer's width) is the preflight's business.
+
+use super::{CaptionSource, Data, OptimizerKind, Targets, Template, Train, TrainConfig};
+use crate::error::{Result, TrainError};
+
+fn refuse<T>(key: &str, value: impl std::fmt::Display, problem: &str, hint: impl Into<String>) -> Result<T> {
+    Err(TrainError::Setting {
+        key: key.to_owned(),
+        value: value.to_string(),
+        problem: problem.to_owned(),
+        hint: hint.into(),
+    })
+}
+
+fn at_least_one(key: &str, value: u64) -> Result<()> {
+    if value == 0 {
+        refuse(key, value, "must be at least 1", format!("set `{key}` to 1 or more"))
+    } else {
+        Ok(())
+    }
+}
+
+fn number(key: &str, value: f64, fits: impl Fn(f64) -> bool, range: &str) -> Result<()> {
+    if value.is_finite() && fits(value) {
+        return Ok(());
+    }
+    refuse(key, value, &format!("must be {range}"), format!("set `{key}` to a number that is {range}"))
+}
+
+impl TrainConfig {
+    /// Errors at the first setting that can't work.
+    pub fn check(&self) -> Result<()> {
+        if self.base.model.trim().is_empty() {
+            let hint = "pass a diffusers folder, a .safetensors or .ckpt file, or a Hub name with `--base`";
+            return refuse("base.model", "\"\"", "no base model is given", hint);
+        }
+        check_data(&self.data)?;
+        let text = &self.lora.text_encoder;
+        let unet = &self.lora.unet;
+        check_tower("lora.unet", unet.rank, unet.alpha, unet.dropout)?;
+        check_tower("lora.text_encoder", text.rank, text.alpha, text.dropout)?;
+        if text.train && matches!(text.targets, Targets::AttentionFf | Targets::All) {
+            let hint = "a text encoder has `attention` and `all-linear`";
+            return refuse("lora.text_encoder.targets", text.targets, "is not for text encoders", hint);
+        }
+        check_train(&self.train)?;
+        self.check_save()?;
+        self.check_validate()
+    }
+
+    fn check_save(&self) -> Result<()> {
+        let name = self.save.name.as_str();
+        let plain = !name.is_empty()
+            && name.len() <= 100
+            && !name.starts_with(['.', ' '])
+            && !name.ends_with(['.', ' '])
+            && !name.chars().any(|c| c.is_control() || r#"/\:*?"<>|"#.contains(c));
+        if !plain {
+            let hint = "use letters, digits, `-`, `_` and single dots";
+            return refuse("save.name", format!("{name:?}"), "can't be a file name everywhere", hint);
+        }
+        if self.save.formats.is_empty() {
+            return refuse(
+                "save.formats",
+                "[]",
+                "no file would be written",
+                "choose kohya, peft or original",
+            );
+        }
+        if self.save.formats.iter().enumerate().any(|(i, f)| self.save.formats[..i].contains(f)) {
+            return refuse("save.formats", "[...]", "names a format twice", "name each format once");
+        }
+        Ok(())
+    }
+
+    fn check_validate(&self) -> Result<()> {
+        let validate = &self.validate;
+        at_least_one("validate.steps", validate.steps as u64)?;
+        if validate.steps > 1000 {
+            return refuse(
+                "validate.steps",
+                validate.steps,
+                "must be at most 1000",
+                "20 to 50 steps are usual",
+            );
+        }
+        number("validate.guidance", validate.guidance, |g| (0.0..=100.0).contains(&g), "between 0 and 100")
+    }
+}
+
+fn check_data(data: &Data) -> Result<()> {
+    if data.folder.as_os_str().is_empty() {
+        return refuse("data.folder", "\"\"", "no folder of pictures is given", "pass it with `--data`");
+    }
+    for (key, size) in [("data.width", data.width), ("data.height", data.height)] {
+        if size == 0 || size % 8 != 0 {
+            let nearest = ((size + 4) / 8 * 8).max(8);
+            return refuse(key, size, "must be a multiple of 8", format!("the nearest is {nearest}"));
+        }
+        if size > 8192 {
+            return refuse(key, size, "is larger than any Stable Diffusion can use", "512 to 1024 is usual");
+        }
+    }
+    at_least_one("data.repeats", data.repeats as u64)?;
+    if data.repeats > 1_000_000 {
+        return refuse("data.repeats", data.repeats, "must be at most 1000000", "1 to 100 is usual");
+    }
+    let blank = |text: &Option<String>| text.as_ref().is_none_or(|text| text.trim().is_empty());
+    if data.captions == CaptionSource::Prompt && blank(&data.prompt) && data.template == Template::None {
+        return refuse(
+            "data.captions",
+            "\"prompt\"",
+            "needs `data.prompt`",
+            "write the text with `--prompt`",
+        );
+    }
+    if data.template != Template::None && blank(&data.trigger) {
+        let hint = "name the word that the templates are filled with, with `--trigger`";
+        return refuse("data.template", data.template, "needs `data.trigger`", hint);
+    }
+    if data.class_folder.is_some() && blank(&data.class_prompt) {
+        let hint = "name the kind of thing with `--class-prompt`, such as `a photo of a dog`";
+        return refuse("data.class_folder", "...", "needs `data.class_prompt`", hint);
+    }
+    if data.class_prompt.is_some() {
+        at_least_one("data.class_count", data.class_count as u64)?;
+    }
+    number("data.prior_weight", data.prior_weight, |w| w >= 0.0, "0 or more")
+}
+
+fn check_tower(tower: &str, rank: usize, alpha: Option<f64>, dropout: f64) -> Result<()> {
+    at_least_one(&format!("{tower}.rank"), rank as u64)?;
+    if let Some(alpha) = alpha {
+        number(&format!("{tower}.alpha"), alpha, |alpha| alpha > 0.0, "above 0")?;
+    }
+    number(&format!("{tower}.dropout"), dropout, |p| (0.0..1.0).contains(&p), "0 or more and below 1")
+}
+
+fn check_train(train: &Train) -> Result<()> {
+    at_least_one("train.steps", train.steps)?;
+    at_least_one("train.batch", train.batch as u64)?;
+    at_least_one("train.accumulate", train.accumulate as u64)?;
+    for (key, rate) in [("train.lr", train.lr), ("train.lr_text_encoder", train.lr_text_encoder)] {
+        number(key, rate, |rate| (0.0..=1e3).contains(&rate), "0 or more and not absurd; 0.0001 is usual")?;
+    }
+    if train.warmup > train.steps {
+        let problem = format!("is longer than the run of {} steps", train.steps);
+        return refuse("train.warmup", train.warmup, &problem, "a twentieth of the steps is usual");
+    }
+    if let Some(cycles) = train.cycles {
+        number("train.cycles", cycles, |cycles| cycles > 0.0, "above 0")?;
+    }
+    number("train.power", train.power, |power| power > 0.0, "above 0")?;
+    for (key, beta) in [("train.beta1", train.beta1), ("train.beta2", train.beta2)] {
+        number(key, beta, |beta| (0.0..1.0).contains(&beta), "0 or more and below 1")?;
+    }
+    number("train.eps", train.eps, |eps| eps >= 0.0, "0 or more")?;
+    number("train.weight_decay", train.weight_decay, |decay| decay >= 0.0, "0 or more")?;
+    if train.optimizer == OptimizerKind::AdamW && train.eps == 0.0 {
+        return refuse("train.eps", 0.0, "would divide by zero", "1e-8 is usual");
+    }
+    number("train.max_grad_norm", train.max_grad_norm, |norm| norm >= 0.0, "0 or more")?;
+    if let Some(gamma) = train.min_snr_gamma {
+        number("train.min_snr_gamma", gamma, |gamma| gamma > 0.0, "above 0; 5 is usual")?;
+    }
+    number("train.noise_offset", train.noise_offset, |o| (0.0..=1.0).contains(&o), "between 0 and 1")?;
+    match train.threads {
+        Some(threads) => at_least_one("train.threads", threads as u64),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> TrainConfig {
+        let mut config = TrainConfig::default();
+        config.base.model = "base".into();
+        config.data.folder = "pictures".into();
+        config
+    }
+
+    #[test]
+    fn defaults_with_a_base_and_pictures_work() {
+        good().check().unwrap();
+    }
+
+    #[test]
+    fn each_impossible_value_is_named() {
+        type Change = fn(&mut TrainConfig);
+        let cases: &[(&str, Change)] = &[
+            ("base.model", |c| c.base.model = " ".into()),
+            ("data.folder", |c| c.data.folder = "".into()),
+            ("data.width", |c| c.data.width = 0),
+            ("data.width", |c| c.data.width = 100_000),
+            ("data.height", |c| c.data.height = 500),
+            ("data.repeats", |c| c.data.repeats = 0),
+            ("data.captions", |c| c.data.captions = CaptionSource::Prompt),
+            ("data.template", |c| c.data.template = Template::Style),
+            ("data.class_folder", |c| c.data.class_folder = Some("x".into())),
+            ("data.prior_weight", |c| c.data.prior_weight = -1.0),
+            ("lora.unet.rank", |c| c.lora.unet.rank = 0),
+            ("lora.unet.alpha", |c| c.lora.unet.alpha = Some(0.0)),
+            ("lora.unet.alpha", |c| c.lora.unet.alpha = Some(f64::INFINITY)),
+            ("lora.unet.dropout", |c| c.lora.unet.dropout = 1.0),
+            ("lora.text_encoder.rank", |c| c.lora.text_encoder.rank = 0),
+            ("train.steps", |c| c.train.steps = 0),
+            ("train.batch", |c| c.train.batch = 0),
+            ("train.accumulate", |c| c.train.accumulate = 0),
+            ("train.lr", |c| c.train.lr = f64::NAN),
+            ("train.lr", |c| c.train.lr = -1e-4),
+            ("train.lr_text_encoder", |c| c.train.lr_text_encoder = f64::INFINITY),
+            ("train.warmup", |c| c.train.warmup = 1001),
+            ("train.cycles", |c| c.train.cycles = Some(0.0)),
+            ("train.power", |c| c.train.power = -1.0),
+            ("train.beta1", |c| c.train.beta1 = 1.0),
+            ("train.beta2", |c| c.train.beta2 = -0.1),
+            ("train.eps", |c| c.train.eps = 0.0),
+            ("train.weight_decay", |c| c.train.weight_decay = -0.1),
+            ("train.max_grad_norm", |c| c.train.max_grad_norm = f64::NAN),
+            ("train.min_snr_gamma", |c| c.train.min_snr_gamma = Some(0.0)),
+            ("train.noise_offset", |c| c.train.noise_offset = 2.0),
+            ("train.threads", |c| c.train.threads = Some(0)),
+            ("save.name", |c| c.save.name = "../up".into()),
+            ("save.name", |c| c.save.name = "".into()),
+            ("save.formats", |c| c.save.formats.clear()),
+            ("validate.steps", |c| c.validate.steps = 0),
+            ("validate.guidance", |c| c.validate.guidance = f64::NAN),
+        ];
+        for (expected, change) in cases {
+            let mut config = good();
+            change(&mut config);
+            match config.check() {
+                Err(error @ TrainError::Setting { .. }) => {
+                    assert!(error.to_string().starts_with(&format!("`{expected}`")), "{expected}: {error}");
+                    assert_eq!(error.hints().len(), 1, "{expected} needs a hint");
+                }
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_odd_size_names_the_nearest_possible_one() {
+        for (size, nearest) in [(500, "504"), (499, "496"), (3, "8"), (1, "8")] {
+            let mut config = good();
+            config.data.height = size;
+            let hints = config.check().unwrap_err().hints();
+            assert!(hints[0].contains(nearest), "{size}: {hints:?}");
+        }
+    }
+}

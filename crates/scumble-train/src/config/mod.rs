@@ -1,0 +1,413 @@
+//! The configuration of a training run: what can be set, with help, defaults, checks and its TOML form.
+//!
+//! A [`TrainConfig`] is plain data. [`TrainConfig::from_toml`] reads it (unknown keys are errors with a suggestion),
+//! [`TrainConfig::check`] refuses values that can't work, [`TrainConfig::resolved`] fills in what was left open, and
+//! [`TrainConfig::to_toml`] writes it so that reading it again gives the same run. Which settings decide the bytes of the
+//! result, and so must not change on resume, is told by [`TrainConfig::identity`].
+
+mod check;
+mod file;
+mod section;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::lr_schedule::ScheduleKind;
+pub use file::{all_fields, merge_tables, set_from_text};
+use section::section;
+pub use section::{Field, Fields};
+
+macro_rules! choice {
+    ($(#[doc = $about:literal])* $name:ident = $default:ident {
+        $( $(#[doc = $help:literal])+ $variant:ident = $text:literal ),* $(,)?
+    }) => {
+        $(#[doc = $about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $( $(#[doc = $help])+ #[serde(rename = $text)] $variant, )* }
+
+        impl $name {
+            /// All choices, as they are written.
+            pub const NAMES: &'static [&'static str] = &[$($text),*];
+
+            /// The choice as it is written.
+            pub fn name(self) -> &'static str {
+                match self { $( Self::$variant => $text, )* }
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::$default
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $( $text => Ok(Self::$variant), )*
+                    _ => Err(format!("expected one of {}", Self::NAMES.join(", "))),
+                }
+            }
+        }
+    };
+}
+
+choice! {
+    /// What the base model's UNet predicts.
+    Prediction = Epsilon {
+        /// The noise.
+        Epsilon = "epsilon",
+        /// The velocity, as in SD2 768.
+        Velocity = "v_prediction",
+    }
+}
+choice! {
+    /// Where the text of a picture comes from.
+    CaptionSource = Auto {
+        /// `<name>.txt` beside the picture where there is one, otherwise `prompt`, otherwise the file's name.
+        Auto = "auto",
+        /// `<name>.txt` beside the picture; a missing one is an error.
+        Text = "text",
+        /// The file's name without ending; `_` and `-` become spaces.
+        FileName = "file-name",
+        /// `prompt` for every picture.
+        Prompt = "prompt",
+    }
+}
+choice! {
+    /// Sentences that a trigger word is put into, a new one each time a picture is seen.
+    Template = None {
+        /// No template: captions are used as they are.
+        None = "none",
+        /// "a photo of a ..." and alike: for a subject.
+        Object = "object",
+        /// "a painting in the style of ..." and alike: for a style.
+        Style = "style",
+    }
+}
+choice! {
+    /// Which part of a picture is used when its shape is not the training shape.
+    Crop = Center {
+        /// The middle.
+        Center = "center",
+        /// A new place each time the picture is seen.
+        Random = "random",
+    }
+}
+choice! {
+    /// What to do with a file that can't be decoded.
+    Unreadable = Skip {
+        /// Name it in a warning and go on without it.
+        Skip = "skip",
+        /// Stop.
+        Error = "error",
+    }
+}
+choice! {
+    /// Which layers of a network get factors.
+    Targets = AttentionFf {
+        /// Query, key, value and output of every attention.
+        Attention = "attention",
+        /// Attention and the first projection of the feed-forward block.
+        AttentionFf = "attention+ff",
+        /// Every linear layer.
+        AllLinear = "all-linear",
+        /// Every linear layer and every convolution.
+        All = "all",
+    }
+}
+choice! {
+    /// What is trained.
+    Method = Lora {
+        /// Two thin factors beside each chosen layer; the base stays as it is.
+        Lora = "lora",
+    }
+}
+choice! {
+    /// How the factors are changed.
+    OptimizerKind = AdamW {
+        /// Adam with decoupled weight decay: the usual choice.
+        AdamW = "adamw",
+        /// Plain gradient descent.
+        Sgd = "sgd",
+    }
+}
+choice! {
+    /// Numbers that activations and frozen weights are computed in.
+    Precision = F32 {
+        /// Exact: equal to other implementations to rounding.
+        F32 = "f32",
+    }
+}
+choice! {
+    /// Where results that never change are kept.
+    CacheMode = Memory {
+        /// Nowhere: computed again each time.
+        None = "none",
+        /// In memory, for this run.
+        Memory = "memory",
+        /// On disk under the content of picture and model, for later runs too.
+        Disk = "disk",
+    }
+}
+choice! {
+    /// The spelling of the adapter file.
+    FileFormat = Kohya {
+        /// What AUTOMATIC1111, ComfyUI and diffusers load.
+        Kohya = "kohya",
+        /// What PEFT and diffusers write.
+        Peft = "peft",
+        /// The `unet:0:up` layout of the first LoRA tool for Stable Diffusion.
+        Original = "original",
+    }
+}
+choice! {
+    /// The number type of the adapter file.
+    FileType = F16 {
+        /// Half the size, and what most tools write.
+        F16 = "f16",
+        /// Half the size, less precise, larger range.
+        Bf16 = "bf16",
+        /// Nothing is rounded.
+        F32 = "f32",
+    }
+}
+choice! {
+    /// What to do when the run's folder is there already.
+    Existing = Number {
+        /// Use a new one: `name-2`, `name-3`, ...
+        Number = "number",
+        /// Stop.
+        Error = "error",
+        /// Delete the old run first.
+        Replace = "replace",
+    }
+}
+
+section! {
+    /// `[base]`: the model that is fine-tuned.
+    Base {
+        /// A diffusers folder, a `.safetensors` or `.ckpt` file, or the name of a model on the Hub such as `owner/name`.
+        model: String = String::new(),
+        /// Which weight files to take where a folder has several kinds, such as `fp16`.
+        variant: Option<String> = None,
+        /// What the model predicts: `epsilon` or `v_prediction`. Left out, the model's own files decide.
+        prediction: Option<Prediction> = None,
+        /// Never use the network; a model from the Hub must have been downloaded before.
+        offline: bool = false,
+    }
+}
+
+section! {
+    /// `[data]`: the pictures and their texts.
+    Data {
+        /// The folder of pictures to learn from.
+        folder: PathBuf = PathBuf::new(),
+        /// Width of the training pictures in pixels, a multiple of 8. Larger shows more detail, takes more time and memory.
+        width: usize = 512,
+        /// Height of the training pictures in pixels, a multiple of 8.
+        height: usize = 512,
+        /// Where the texts come from: `auto`, `text` (`<name>.txt` beside each picture), `file-name` or `prompt`.
+        captions: CaptionSource = CaptionSource::Auto,
+        /// The text for all pictures that bring none, such as `a photo of sks dog`.
+        prompt: Option<String> = None,
+        /// A word put in front of every text that does not contain it; with a template, the word the template is filled with.
+        trigger: Option<String> = None,
+        /// Sentences drawn anew each time a picture is seen: `none`, `object` or `style`. Needs `trigger`.
+        template: Template = Template::None,
+        /// Which part to use of pictures with another shape: `center` or `random`.
+        crop: Crop = Crop::Center,
+        /// Show each picture mirrored half of the time. Not for faces with a parting, letters or anything with a side.
+        flip: bool = false,
+        /// How often each picture counts within one round through the folder.
+        repeats: usize = 1,
+        /// What to do with files that can't be decoded: `skip` them with a warning, or `error`.
+        unreadable: Unreadable = Unreadable::Skip,
+        /// Folder of pictures of the same kind of thing in general; keeps the model from forgetting what others look like.
+        class_folder: Option<PathBuf> = None,
+        /// The text of the class pictures, such as `a photo of a dog`; needed for prior preservation.
+        class_prompt: Option<String> = None,
+        /// How many class pictures are wanted; missing ones are painted by the base model before training.
+        class_count: usize = 100,
+        /// How much the class pictures count against yours. Higher forgets less and learns slower.
+        prior_weight: f64 = 1.0,
+    }
+}
+
+section! {
+    /// `[lora.unet]`: factors on the network that paints.
+    UnetLora {
+        /// Which layers: `attention`, `attention+ff`, `all-linear` or `all`. More layers learn more and make a larger file.
+        targets: Targets = Targets::AttentionFf,
+        /// Patterns of layer paths to take beyond `targets`; `*` stands for anything.
+        include: Vec<String> = Vec::new(),
+        /// Patterns of layer paths to leave out.
+        exclude: Vec<String> = Vec::new(),
+        /// Width of the factors. Higher can learn more, overfits sooner and makes a larger file.
+        rank: usize = 4,
+        /// Strength: the factors' product counts alpha / rank. Left out, it is the rank.
+        alpha: Option<f64> = None,
+        /// Share of the factors' inner values silenced at random in each step, 0 to below 1.
+        dropout: f64 = 0.0,
+    }
+}
+
+section! {
+    /// `[lora.text_encoder]`: factors on the network that reads.
+    TextLora {
+        /// Whether the text encoder learns too. Helps with new words, costs time, and its results can't be cached.
+        train: bool = false,
+        /// Which layers: `attention`, `all-linear`.
+        targets: Targets = Targets::Attention,
+        /// Patterns of layer paths to take beyond `targets`; `*` stands for anything.
+        include: Vec<String> = Vec::new(),
+        /// Patterns of layer paths to leave out.
+        exclude: Vec<String> = Vec::new(),
+        /// Width of the factors.
+        rank: usize = 4,
+        /// Strength: the factors' product counts alpha / rank. Left out, it is the rank.
+        alpha: Option<f64> = None,
+        /// Share of the factors' inner values silenced at random in each step, 0 to below 1.
+        dropout: f64 = 0.0,
+    }
+}
+
+section! {
+    /// `[lora]`: what learns.
+    Lora {
+        /// The network that paints.
+        unet: UnetLora = UnetLora::default(),
+        /// The network that reads.
+        text_encoder: TextLora = TextLora::default(),
+    }
+}
+
+section! {
+    /// `[train]`: how it learns.
+    Train {
+        /// How many updates are made. 100 to 200 for each picture is a start.
+        steps: u64 = 1000,
+        /// Pictures in each forward pass. Higher is steadier and takes more memory.
+        batch: usize = 1,
+        /// Forward passes summed up into one update: a larger batch without its memory.
+        accumulate: usize = 1,
+        /// Everything random follows from this number; the same seed gives the same file.
+        seed: u64 = 0,
+        /// Learning rate of the UNet's factors. Higher learns faster and breaks sooner.
+        lr: f64 = 1e-4,
+        /// Learning rate of the text encoder's factors.
+        lr_text_encoder: f64 = 5e-5,
+        /// Shape of the learning rate: `constant`, `linear`, `cosine`, `cosine_with_restarts` or `polynomial`.
+        schedule: ScheduleKind = ScheduleKind::Constant,
+        /// Updates at the start that climb to the full learning rate.
+        warmup: u64 = 0,
+        /// Waves of the cosine schedules. Left out: 0.5 for `cosine` (ends at zero), 1 for `cosine_with_restarts`.
+        cycles: Option<f64> = None,
+        /// Exponent of the `polynomial` schedule.
+        power: f64 = 1.0,
+        /// How the factors are changed: `adamw` or `sgd`.
+        optimizer: OptimizerKind = OptimizerKind::AdamW,
+        /// AdamW's memory of gradients, 0 to below 1.
+        beta1: f64 = 0.9,
+        /// AdamW's memory of squared gradients, 0 to below 1.
+        beta2: f64 = 0.999,
+        /// Keeps AdamW from dividing by zero.
+        eps: f64 = 1e-8,
+        /// How strongly the factors are pulled to zero.
+        weight_decay: f64 = 0.01,
+        /// Longest gradient an update may use; longer ones are shortened. 0 turns it off.
+        max_grad_norm: f64 = 1.0,
+        /// Weighs noise levels evenly (min-SNR); 5 is usual. Left out, all noise levels count as they are.
+        min_snr_gamma: Option<f64> = None,
+        /// Adds a random brightness to the noise so that very dark and very bright pictures can be learnt; 0.05 is usual.
+        noise_offset: f64 = 0.0,
+        /// Computes parts again in the backward pass instead of keeping them: less memory, a third more time.
+        checkpointing: bool = false,
+        /// Numbers that are computed with: `f32`.
+        precision: Precision = Precision::F32,
+        /// Threads to use. Left out, as many as the machine has cores.
+        threads: Option<usize> = None,
+    }
+}
+
+section! {
+    /// `[cache]`: results that are computed once.
+    Cache {
+        /// The pictures as the UNet sees them: `none`, `memory` or `disk`.
+        latents: CacheMode = CacheMode::Memory,
+        /// The texts as the UNet sees them: `none`, `memory` or `disk`. Off by itself when the text encoder learns.
+        texts: CacheMode = CacheMode::Memory,
+        /// Folder of the disk cache. Left out, `cache` beside the runs.
+        folder: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `[save]`: what is written, and where.
+    Save {
+        /// The folder that holds all runs.
+        folder: PathBuf = PathBuf::from("runs"),
+        /// Name of this run's folder and of the adapter file.
+        name: String = "lora".to_owned(),
+        /// What to do when that folder is there already: `number` (take `name-2`), `error` or `replace`.
+        existing: Existing = Existing::Number,
+        /// Save a checkpoint and an adapter after every so many steps. 0: only at the end.
+        every: u64 = 250,
+        /// How many checkpoints are kept; older ones are deleted. 0 keeps all.
+        keep_last: usize = 2,
+        /// Spellings of the adapter file: any of `kohya`, `peft` and `original`.
+        formats: Vec<FileFormat> = vec![FileFormat::Kohya],
+        /// Number type of the adapter file: `f16`, `bf16` or `f32`.
+        dtype: FileType = FileType::F16,
+    }
+}
+
+section! {
+    /// `[validate]`: pictures painted while training, to see it learn.
+    Validate {
+        /// What to paint; one picture for each text. Empty: none are painted.
+        prompts: Vec<String> = Vec::new(),
+        /// What not to paint.
+        negative: String = String::new(),
+        /// Paint after every so many steps (and before the first and after the last). 0: only before and after.
+        every: u64 = 250,
+        /// The noise that painting starts from; the same every time, so pictures can be compared.
+        seed: u64 = 42,
+        /// Steps of the painting.
+        steps: usize = 25,
+        /// How closely the painting follows the text; 1 is without guidance.
+        guidance: f64 = 7.5,
+        /// Sampler of the painting. Left out, the one the base model asks for.
+        sampler: Option<String> = None,
+    }
+}
+
+section! {
+    /// A whole training run.
+    TrainConfig {
+        /// What is trained: `lora`.
+        method: Method = Method::Lora,
+        /// The model that is fine-tuned.
+        base: Base = Base::default(),
+        /// The pictures and their texts.
+        data: Data = Data::default(),
+        /// What learns.
+        lora: Lora = Lora::default(),
+        /// How it learns.
+        train: Train = Train::default(),
+        /// Results that are computed once.
+        cache: Cache = Cache::default(),
+        /// What is written, and where.
+        save: Save = Save::default(),
+        /// Pictures painted while training.
+        validate: Validate = Validate::default(),
+    }
+}
