@@ -50,6 +50,38 @@ pub enum TrainError {
     /// The engine's error.
     #[error(transparent)]
     Tensor(#[from] scumble_tensor::Error),
+    /// A weight file's error.
+    #[error(transparent)]
+    File(#[from] scumble_model::files::FileError),
+    /// The model's error.
+    #[error(transparent)]
+    Model(#[from] scumble_model::Error),
+    /// A checkpoint that is not there or not one.
+    #[error("no checkpoint to go on from at `{}`: {problem}", path.display())]
+    NoCheckpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// The folder of a new run exists.
+    #[error("there is a run at `{}` already", path.display())]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process trains into this folder.
+    #[error("another process is training into `{}`", path.display())]
+    RunBusy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder that should be replaced is no run.
+    #[error("`{}` is no training run and will not be replaced", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Tensors that do not fit together.
     #[error("{what}: expected {expected}, found {found}")]
     Mismatch {
@@ -70,7 +102,23 @@ impl TrainError {
             TrainError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 vec!["free some space, then go on with `--resume last`".to_owned()]
             }
+            TrainError::File(error) => error.hints(),
+            TrainError::Model(error) => error.hints(),
+            TrainError::NoCheckpoint { .. } => vec!["start the run anew, without `--resume`".to_owned()],
+            TrainError::RunExists { .. } => {
+                vec!["choose another `--name`, go on with `--resume last`, or replace it with `--existing replace`".to_owned()]
+            }
+            TrainError::RunBusy { .. } => vec!["wait for it, or choose another `--name`".to_owned()],
+            TrainError::NotARun { .. } => {
+                vec!["choose another `--name` or delete the folder yourself".to_owned()]
+            }
             _ => Vec::new(),
         }
+    }
+
+    /// For `map_err` on file operations.
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| TrainError::Io { doing, path, source }
     }
 }

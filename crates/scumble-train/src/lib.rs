@@ -1,3 +1,21 @@
-//! scumble-train
+//! Floor 4 of scumble: training. From a folder of pictures to an adapter file.
+//!
+//! * [`picture`]: from a photograph's file to numbers.
+//! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
+//! * [`lr_schedule`], [`optimizer`], [`clip`]: the parts of an update, each one idea.
+//! * [`checkpoint`], [`metrics`], [`run`]: what a run leaves on the disk and how it goes on after an end.
+//!
+//! Deliberately not here: terminals, browsers, argument parsing. Whoever runs a training gets events and prints them.
 
+pub mod checkpoint;
+pub mod clip;
+pub mod config;
+mod error;
+pub mod lr_schedule;
+pub mod metrics;
+pub mod optimizer;
 pub mod picture;
+pub mod run;
+
+pub use config::TrainConfig;
+pub use error::{Result, TrainError};

@@ -1,0 +1,3 @@
+//! A training run from its configuration to its files.
+
+pub mod folder;
