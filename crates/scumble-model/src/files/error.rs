@@ -225,3 +225,12 @@ pub(crate) fn printable(text: &str) -> String {
     }
     shown
 }
+/// A number of bytes as people read it.
+pub(crate) fn human_bytes(bytes: u128) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} bytes"),
+        1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
