@@ -56,6 +56,9 @@ pub enum TrainError {
     /// The model's error.
     #[error(transparent)]
     Model(#[from] scumble_model::Error),
+    /// The noise schedule's error.
+    #[error(transparent)]
+    Schedule(#[from] scumble_model::schedule::ScheduleError),
     /// A checkpoint that is not there or not one.
     #[error("no checkpoint to go on from at `{}`: {problem}", path.display())]
     NoCheckpoint {

@@ -2,7 +2,7 @@
 //!
 //! * [`picture`]: from a photograph's file to numbers.
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
-//! * [`lr_schedule`], [`optimizer`], [`clip`]: the parts of an update, each one idea.
+//! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
 //! * [`checkpoint`], [`metrics`], [`run`]: what a run leaves on the disk and how it goes on after an end.
 //!
 //! Deliberately not here: terminals, browsers, argument parsing. Whoever runs a training gets events and prints them.
@@ -11,8 +11,10 @@ pub mod checkpoint;
 pub mod clip;
 pub mod config;
 mod error;
+pub mod losses;
 pub mod lr_schedule;
 pub mod metrics;
+pub mod objective;
 pub mod optimizer;
 pub mod picture;
 pub mod run;
