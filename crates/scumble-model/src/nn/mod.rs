@@ -2,11 +2,12 @@
 //!
 //! * [`Projection`]: a linear layer or convolution; the place that adapters attach to, as a [`Branch`].
 //! * [`LowRank`]: the branch that a LoRA is, `y + scale * up(down(dropout(x)))`.
-//! * [`GroupNorm`], [`LayerNorm`], [`Embedding`].
+//! * [`GroupNorm`], [`LayerNorm`], [`Embedding`]; [`Attention`], [`Resnet`], [`Downsample`], [`Upsample`].
 //! * [`Loader`] and [`Scope`]: build layers from a [`TensorSource`](crate::files::TensorSource) and account for every
 //!   tensor in it. A layer's path is its diffusers path, so a constructor reads like the file's table of contents.
 //! * [`Observer`]: sees the outputs of modules by path; costs nothing when absent.
 
+mod attention;
 mod branch;
 mod config;
 mod embedding;
@@ -16,7 +17,10 @@ mod modules;
 mod norm;
 mod observe;
 mod projection;
+mod resample;
+mod resnet;
 
+pub use attention::{Attention, AttentionNames, AttentionSizes};
 pub use branch::{Branch, LowRank};
 pub use config::{Config, ConfigError};
 pub use embedding::Embedding;
@@ -26,3 +30,5 @@ pub use modules::Modules;
 pub use norm::{GroupNorm, LayerNorm};
 pub use observe::{Observer, Recorder, Tap};
 pub use projection::{Kind, Projection};
+pub use resample::{Downsample, Upsample};
+pub use resnet::{Resnet, ResnetSizes};

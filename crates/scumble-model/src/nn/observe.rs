@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use scumble_tensor::{Tensor, Var};
+use scumble_tensor::ops::add::add;
+use scumble_tensor::{Result, Tape, Tensor, Var};
 
 /// Receives module outputs.
 pub trait Observer: Send + Sync {
@@ -71,6 +72,22 @@ impl Tap {
         if let Some(observer) = self.listener() {
             observer.observe(&self.path, output.value());
         }
+    }
+
+    /// A module's output plus `residual`. `compute` fuses the sum when it is given the residual; when somebody wants
+    /// the output itself it is computed without and the sum comes after.
+    pub fn with_residual(
+        &self,
+        tape: &Tape<'_>,
+        residual: Option<&Var>,
+        compute: impl FnOnce(Option<&Var>) -> Result<Var>,
+    ) -> Result<Var> {
+        if !self.is_wanted() {
+            return compute(residual);
+        }
+        let y = compute(None)?;
+        self.show(&y);
+        residual.map_or(Ok(y.clone()), |residual| add(tape, &y, residual))
     }
 }
 

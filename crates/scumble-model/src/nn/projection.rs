@@ -8,7 +8,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use scumble_tensor::backend::Conv2dSpec;
-use scumble_tensor::ops::add::add as add_vars;
 use scumble_tensor::ops::conv2d::conv2d;
 use scumble_tensor::ops::linear::linear;
 use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var, shape_error};
@@ -126,17 +125,12 @@ impl Projection {
 
     /// `y = W x + b` and the branches.
     pub fn forward(&self, tape: &Tape<'_>, x: &Var) -> Result<Var> {
-        let y = self.compute(tape, x, None)?;
-        self.tap.show(&y);
-        Ok(y)
+        self.forward_add(tape, x, None)
     }
 
-    /// `y = W x + b + add` and the branches: the residual comes for free with the product.
-    pub fn forward_add(&self, tape: &Tape<'_>, x: &Var, add: &Var) -> Result<Var> {
-        if self.tap.is_wanted() {
-            return add_vars(tape, &self.forward(tape, x)?, add);
-        }
-        self.compute(tape, x, Some(add))
+    /// `y = W x + b + add` and the branches: a residual comes for free with the product.
+    pub fn forward_add(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {
+        self.tap.with_residual(tape, add, |add| self.compute(tape, x, add))
     }
 
     fn compute(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {
