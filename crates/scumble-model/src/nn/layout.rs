@@ -1,11 +1,13 @@
-//! Weight layouts: files hold convolutions as `[out, in, kh, kw]` (OIHW), memory as `[out, kh, kw, in]` (OHWI).
+//! Layouts: files hold convolutions as `[out, in, kh, kw]` (OIHW) and pictures as `[n, c, h, w]` (NCHW), memory
+//! holds `[out, kh, kw, in]` (OHWI) and `[n, h, w, c]` (NHWC).
 //!
-//! Matrices and vectors are the same in both. The element type is kept; see `convert` for the change of type.
+//! Both are one permutation, so one pair of functions serves weights at the loader and pictures at the doors.
+//! Matrices and vectors are the same on both sides. The element type is kept; `convert` changes that.
 
 use half::slice::HalfFloatSliceExt;
 use scumble_tensor::{DType, Element, Result, Tensor, with_element};
 
-/// A weight as files hold it, put into memory's layout.
+/// A host weight or picture as files hold it, put into memory's layout.
 pub fn to_memory_layout(weight: &Tensor) -> Result<Tensor> {
     match *weight.dims() {
         [o, i, kh, kw] => {
@@ -15,7 +17,7 @@ pub fn to_memory_layout(weight: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// A host weight in memory's layout, put into the files' layout.
+/// A host weight or picture in memory's layout, put into the files' layout.
 pub fn to_file_layout(weight: &Tensor) -> Result<Tensor> {
     match *weight.dims() {
         [o, kh, kw, i] => {

@@ -1,0 +1,4 @@
+//! The models against numbers of diffusers and transformers: `tests/fixtures/<model>/expected`.
+
+mod common;
+mod unet;
