@@ -106,6 +106,19 @@ element!(i8, I8);
 element!(u32, U32);
 element!(u8, U8);
 
+/// The f32 that rounds to the same half-width number as `value`: inexact values are rounded to odd, so that a value
+/// just beside a tie is not taken for the tie (Boldo & Melquiond 2008).
+#[inline(always)]
+fn to_f32_for_rounding(value: f64) -> f32 {
+    let nearest = value as f32;
+    if f64::from(nearest) == value || value.is_nan() {
+        return nearest;
+    }
+    // The next f32 towards zero when `nearest` lies beyond `value`; its last bit then says "inexact".
+    let beyond = f64::from(nearest).abs() > value.abs();
+    f32::from_bits((nearest.to_bits() - u32::from(beyond)) | 1)
+}
+
 macro_rules! half_element {
     ($type:ty, $dtype:ident) => {
         impl Element for $type {
@@ -116,7 +129,7 @@ macro_rules! half_element {
             }
             #[inline(always)]
             fn from_f64(value: f64) -> Self {
-                <$type>::from_f64(value)
+                <$type>::from_f32(to_f32_for_rounding(value))
             }
         }
     };
@@ -171,4 +184,27 @@ macro_rules! with_element {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 + 2^-8 lies between two bf16 numbers; the least excess must round it up.
+    #[test]
+    fn half_widths_round_once() {
+        let tie = 1.0 + 2f64.powi(-8);
+        let bf16_of = |value: f64| Element::to_f64(<bf16 as Element>::from_f64(value));
+        assert_eq!(bf16_of(tie), 1.0);
+        for excess in [2f64.powi(-23), 2f64.powi(-30), 2f64.powi(-52)] {
+            assert_eq!(bf16_of(tie + excess), 1.0 + 2f64.powi(-7));
+            assert_eq!(bf16_of(-tie - excess), -1.0 - 2f64.powi(-7));
+            assert_eq!(bf16_of(tie - excess), 1.0);
+        }
+        let f16_of = |value: f64| Element::to_f64(<f16 as Element>::from_f64(value));
+        let tie = 1.0 + 2f64.powi(-11);
+        assert_eq!((f16_of(tie), f16_of(tie + 2f64.powi(-50))), (1.0, 1.0 + 2f64.powi(-10)));
+        assert_eq!((f16_of(1e300), f16_of(-1e-300), bf16_of(f64::NAN).is_nan()), (f64::INFINITY, 0.0, true));
+        assert_eq!(bf16_of(f64::NEG_INFINITY), f64::NEG_INFINITY);
+    }
 }
