@@ -1,6 +1,6 @@
 //! Floor 4 of scumble: training. From a folder of pictures to an adapter file.
 //!
-//! * [`picture`]: from a photograph's file to numbers.
+//! * [`picture`], [`plot`]: from a photograph's file to numbers, and back to PNG.
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
 //! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
 //! * [`checkpoint`], [`metrics`], [`run`]: what a run leaves on the disk and how it goes on after an end.
@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod picture;
+pub mod plot;
 pub mod run;
 
 pub use config::TrainConfig;

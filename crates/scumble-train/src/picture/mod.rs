@@ -4,14 +4,21 @@
 //! Everything that arrives is turned into it at the door ([`decode`]); nothing further in knows of palettes, CMYK,
 //! 16-bit samples or camera orientation. Colours are sRGB as stored: colour profiles are not applied.
 
+pub mod canvas;
 pub mod decode;
 mod error;
+pub mod font;
+pub mod infotext;
+pub mod png;
 pub mod resize;
+pub mod sheet;
 mod structure;
 
 pub use decode::{DecodeOptions, Format, Limits, decode, read, read_bounded};
 pub use error::PictureError;
+pub use infotext::Infotext;
 pub use resize::{Filter, Fit, TargetSize, fit, resize};
+pub use sheet::{Sheet, SheetRow};
 
 /// The result of everything that touches pictures.
 pub type Result<T, E = PictureError> = std::result::Result<T, E>;
