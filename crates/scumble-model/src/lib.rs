@@ -12,5 +12,6 @@ pub mod nn;
 pub mod unet;
 
 pub use error::{Error, Result};
+pub mod sampler;
 pub mod schedule;
 pub mod scheduler_config;
