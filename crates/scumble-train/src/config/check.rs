@@ -2,7 +2,7 @@
 //!
 //! What only the files can tell (an empty folder, a rank beyond a layer's width) is the preflight's business.
 
-use super::{CaptionSource, Data, OptimizerKind, Targets, Template, Train, TrainConfig};
+use super::{CaptionSource, Data, OptimizerKind, Template, Train, TrainConfig};
 use crate::error::{Result, TrainError};
 
 fn refuse<T>(key: &str, value: impl std::fmt::Display, problem: &str, hint: impl Into<String>) -> Result<T> {
@@ -41,10 +41,6 @@ impl TrainConfig {
         let unet = &self.lora.unet;
         check_tower("lora.unet", unet.rank, unet.alpha, unet.dropout)?;
         check_tower("lora.text_encoder", text.rank, text.alpha, text.dropout)?;
-        if text.train && matches!(text.targets, Targets::AttentionFf | Targets::All) {
-            let hint = "a text encoder has `attention` and `all-linear`";
-            return refuse("lora.text_encoder.targets", text.targets, "is not for text encoders", hint);
-        }
         check_train(&self.train)?;
         self.check_save()?;
         self.check_validate()

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-use super::{Base, Cache, Data, Field, Fields, Save, TextLora, Train, TrainConfig, UnetLora, Validate};
+use super::{Base, Cache, Data, Field, Fields, Lora, Save, TextLora, Train, TrainConfig, UnetLora, Validate};
 use crate::error::{Result, TrainError};
 
 /// Settings that change neither the weights a run ends in nor the order of its steps: a resumed run may change them.
@@ -24,9 +24,10 @@ const FREE_TO_CHANGE: &[&str] = &[
 
 /// Every setting with its full key (`train.lr`), in the order of the file.
 pub fn all_fields() -> Vec<(String, Field)> {
-    let sections: [(&str, &[Field]); 8] = [
+    let sections: [(&str, &[Field]); 9] = [
         ("base", Base::FIELDS),
         ("data", Data::FIELDS),
+        ("lora", Lora::FIELDS),
         ("lora.unet", UnetLora::FIELDS),
         ("lora.text_encoder", TextLora::FIELDS),
         ("train", Train::FIELDS),
@@ -39,6 +40,8 @@ pub fn all_fields() -> Vec<(String, Field)> {
     for (section, fields) in sections {
         all.extend(fields.iter().map(|&field| (format!("{section}.{}", field.key), field)));
     }
+    // Sections within sections are listed by their own fields.
+    all.retain(|(key, _)| !sections.iter().any(|(section, _)| section == key));
     all
 }
 
@@ -265,12 +268,12 @@ mod tests {
         merge_tables(&mut table, toml::from_str("[train]\nsteps = 9\n[save]\nname = \"x\"").unwrap());
         set_from_text(&mut table, "train.batch", "3").unwrap();
         set_from_text(&mut table, "data.prompt", "a photo of sks dog").unwrap();
-        set_from_text(&mut table, "lora.unet.include", "[\"*.conv1\"]").unwrap();
+        set_from_text(&mut table, "lora.include", "[\"*.conv1\"]").unwrap();
         assert!(set_from_text(&mut table, "train.bach", "3").is_err());
         let config = TrainConfig::from_table(table).unwrap();
         assert_eq!((config.train.lr, config.train.steps, config.train.batch), (1e-3, 9, 3));
         assert_eq!(config.data.prompt.as_deref(), Some("a photo of sks dog"));
-        assert_eq!(config.lora.unet.include, ["*.conv1"]);
+        assert_eq!(config.lora.include, ["*.conv1"]);
         assert_eq!(config.save.name, "x");
     }
 

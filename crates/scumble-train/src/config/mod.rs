@@ -247,10 +247,6 @@ section! {
     UnetLora {
         /// Which layers: `attention`, `attention+ff`, `all-linear` or `all`. More layers learn more and make a larger file.
         targets: Targets = Targets::AttentionFf,
-        /// Patterns of layer paths to take beyond `targets`; `*` stands for anything.
-        include: Vec<String> = Vec::new(),
-        /// Patterns of layer paths to leave out.
-        exclude: Vec<String> = Vec::new(),
         /// Width of the factors. Higher can learn more, overfits sooner and makes a larger file.
         rank: usize = 4,
         /// Strength: the factors' product counts alpha / rank. Left out, it is the rank.
@@ -265,12 +261,8 @@ section! {
     TextLora {
         /// Whether the text encoder learns too. Helps with new words, costs time, and its results can't be cached.
         train: bool = false,
-        /// Which layers: `attention`, `all-linear`.
+        /// Which layers: `attention` (`attention+ff` is the same here) or `all-linear` (`all` is the same here).
         targets: Targets = Targets::Attention,
-        /// Patterns of layer paths to take beyond `targets`; `*` stands for anything.
-        include: Vec<String> = Vec::new(),
-        /// Patterns of layer paths to leave out.
-        exclude: Vec<String> = Vec::new(),
         /// Width of the factors.
         rank: usize = 4,
         /// Strength: the factors' product counts alpha / rank. Left out, it is the rank.
@@ -283,6 +275,10 @@ section! {
 section! {
     /// `[lora]`: what learns.
     Lora {
+        /// Patterns of layers to add to the targets: parts of a path such as `attn2`, or `unet.mid_block.*` with `*` for anything.
+        include: Vec<String> = Vec::new(),
+        /// Patterns of layers to leave out, written alike. Leaving out wins.
+        exclude: Vec<String> = Vec::new(),
         /// The network that paints.
         unet: UnetLora = UnetLora::default(),
         /// The network that reads.
