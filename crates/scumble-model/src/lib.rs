@@ -2,16 +2,19 @@
 //!
 //! * [`files`]: weight files in, weight files out; nothing in them is executed.
 //! * [`nn`]: the layers, the loader that accounts for every tensor, and the place where adapters attach.
-//! * [`unet`]: the denoiser.
+//! * [`text_encoder`], [`unet`], [`vae`]: the three networks.
+//! * [`schedule`], [`scheduler_config`], [`sampler`]: how much noise when, and how to take it away again.
 //!
 //! Deliberately not here: adapters' file dialects, datasets, optimizers, and any kernel.
 
 mod error;
 pub mod files;
 pub mod nn;
-pub mod unet;
-
-pub use error::{Error, Result};
 pub mod sampler;
 pub mod schedule;
 pub mod scheduler_config;
+pub mod text_encoder;
+pub mod unet;
+pub mod vae;
+
+pub use error::{Error, Result};

@@ -1,4 +1,6 @@
 //! The models against numbers of diffusers and transformers: `tests/fixtures/<model>/expected`.
 
 mod common;
+mod text;
 mod unet;
+mod vae;
