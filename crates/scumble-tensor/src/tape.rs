@@ -30,11 +30,23 @@ impl LeafId {
     }
 }
 
+/// A place on one recording: a node of another tape, or of a tape that ran backward since, is not mistaken for an own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NodeId {
+    recording: u64,
+    index: usize,
+}
+
+fn fresh_recording() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A value of a computation; it has a node when something trainable leads to it.
 #[derive(Clone, Debug)]
 pub struct Var {
     value: Tensor,
-    node: Option<usize>,
+    node: Option<NodeId>,
 }
 
 impl Var {
@@ -146,7 +158,9 @@ pub struct Tape<'m> {
     mode: Mode,
     nodes: RefCell<Vec<Node<'m>>>,
     params: RefCell<BTreeMap<LeafId, usize>>,
+    recording: Cell<u64>,
     saw_trainable: Cell<bool>,
+    saw_foreign: Cell<bool>,
     dropout: Option<DropoutKey>,
     checkpointing: bool,
 }
@@ -158,7 +172,9 @@ impl<'m> Tape<'m> {
             mode,
             nodes: RefCell::default(),
             params: RefCell::default(),
+            recording: Cell::new(fresh_recording()),
             saw_trainable: Cell::new(false),
+            saw_foreign: Cell::new(false),
             dropout: None,
             checkpointing: false,
         }
@@ -207,18 +223,16 @@ impl<'m> Tape<'m> {
             return Var::constant(value);
         }
         let shape = *value.shape();
-        let node = *self
-            .params
-            .borrow_mut()
-            .entry(param.id())
-            .or_insert_with(|| self.push(shape, Kind::Leaf(param.id())));
-        Var { value, node: Some(node) }
+        let mut params = self.params.borrow_mut();
+        let index = params.entry(param.id()).or_insert_with(|| self.push(shape, Kind::Leaf(param.id())));
+        Var { value, node: Some(self.node(*index)) }
     }
 
     /// A value whose gradient is wanted.
     pub fn watch(&self, value: Tensor) -> (Var, LeafId) {
         let leaf = LeafId::fresh();
-        let node = (self.mode == Mode::Record).then(|| self.push(*value.shape(), Kind::Leaf(leaf)));
+        let recorded = self.mode == Mode::Record;
+        let node = recorded.then(|| self.node(self.push(*value.shape(), Kind::Leaf(leaf))));
         (Var { value, node }, leaf)
     }
 
@@ -228,17 +242,45 @@ impl<'m> Tape<'m> {
         nodes.len() - 1
     }
 
+    fn node(&self, index: usize) -> NodeId {
+        NodeId { recording: self.recording.get(), index }
+    }
+
+    /// Where the operands stand on this tape; remembers when one stands on another.
+    fn inputs(&self, operands: &[&Var]) -> Vec<Option<usize>> {
+        let index = |node: NodeId| {
+            let own = node.recording == self.recording.get();
+            if !own {
+                self.saw_foreign.set(true);
+            }
+            own.then_some(node.index)
+        };
+        operands.iter().map(|operand| operand.node.and_then(index)).collect()
+    }
+
+    fn check_foreign(&self) -> Result<()> {
+        if self.saw_foreign.get() {
+            return Err(Error::Tape(
+                "a value of another recording was used; a checkpointed block must get all it differentiates as inputs",
+            ));
+        }
+        Ok(())
+    }
+
     /// Puts an op's result on the tape if any operand is on it; `vjp` is only built then.
     pub fn record<F>(&self, operands: &[&Var], value: Tensor, vjp: impl FnOnce() -> F) -> Var
     where
         F: FnOnce(&dyn Backend, &Tensor, &mut Gradients) -> Result<Vec<Option<Tensor>>> + 'm,
     {
-        if self.mode != Mode::Record || !operands.iter().any(|operand| operand.needs_grad()) {
+        if self.mode == Mode::Inference || !operands.iter().any(|operand| operand.needs_grad()) {
             return Var::constant(value);
         }
-        let inputs = operands.iter().map(|operand| operand.node).collect();
-        let node = self.push(*value.shape(), Kind::Op { inputs, vjp: Box::new(vjp()) });
-        Var { value, node: Some(node) }
+        let inputs = self.inputs(operands);
+        if self.mode == Mode::Watch {
+            return Var::constant(value);
+        }
+        let index = self.push(*value.shape(), Kind::Op { inputs, vjp: Box::new(vjp()) });
+        Var { value, node: Some(self.node(index)) }
     }
 
     /// Runs `block` on `inputs`; with checkpointing on, its insides are not kept but recomputed in backward.
@@ -253,6 +295,7 @@ impl<'m> Tape<'m> {
         let constants: Vec<Var> = inputs.iter().map(|input| Var::constant(input.value.clone())).collect();
         let watcher = Tape { dropout: self.dropout, ..Tape::new(Arc::clone(&self.backend), Mode::Watch) };
         let value = block(&watcher, &constants)?.value;
+        watcher.check_foreign()?;
         if !watcher.saw_trainable.get() && !inputs.iter().any(|input| input.needs_grad()) {
             return Ok(Var::constant(value));
         }
@@ -280,20 +323,21 @@ impl<'m> Tape<'m> {
             gradients.merge(backend, inner)?;
             Ok(d_inputs)
         });
-        let inputs = inputs.iter().map(|input| input.node).collect();
-        let node = self.push(*value.shape(), Kind::Op { inputs, vjp });
-        Ok(Var { value, node: Some(node) })
+        let inputs = self.inputs(inputs);
+        let index = self.push(*value.shape(), Kind::Op { inputs, vjp });
+        Ok(Var { value, node: Some(self.node(index)) })
     }
 
     /// Gradients of `sum(root * seed)` for all leaves. Consumes what was recorded: a tape runs backward once.
     pub fn backward(&self, root: &Var, seed: Tensor) -> Result<Gradients> {
         let mut gradients = Gradients::default();
-        let Some(last) = root.node else { return Ok(gradients) };
-        let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
-        self.params.borrow_mut().clear();
-        if last >= nodes.len() {
+        let Some(NodeId { recording, index: last }) = root.node else { return Ok(gradients) };
+        self.check_foreign()?;
+        if recording != self.recording.replace(fresh_recording()) {
             return Err(Error::Tape("backward runs once per recording"));
         }
+        let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
+        self.params.borrow_mut().clear();
         let mut pending: Vec<Option<Tensor>> = (0..=last).map(|_| None).collect();
         pending[last] = Some(seed.reshape(nodes[last].shape.dims())?);
         nodes.truncate(last + 1);
@@ -318,3 +362,6 @@ impl<'m> Tape<'m> {
         Ok(gradients)
     }
 }
+
+#[cfg(test)]
+mod tests;
