@@ -1,0 +1,128 @@
+//! From placed tensors to an adapter: pairs, ranks, shapes, finite values; every key used or named.
+
+use std::collections::BTreeMap;
+
+use scumble_model::files::TensorSource;
+use scumble_tensor::Tensor;
+
+use super::report::{Leftover, LoadReport};
+use super::{AdapterFile, DIALECTS, Dialect, Part, Place, Placement, ReadOptions, detect, guess, names_of};
+use crate::adapter::{Adapter, LowRankFactors, ModuleFactors};
+use crate::error::{AdapterError, Result};
+use crate::table::ModuleTable;
+
+/// Keys of one module's parts.
+#[derive(Default)]
+struct Parts {
+    keys: BTreeMap<Part, String>,
+    fault: Option<String>,
+}
+
+/// Reads an opened file: finds its dialect, places its tensors in the base's modules and checks all of it.
+pub fn read_source(
+    file: &AdapterFile<'_>,
+    table: &ModuleTable,
+    options: ReadOptions,
+) -> Result<(Adapter, LoadReport)> {
+    let keys = file.source.names();
+    let dialect = detect(&keys).ok_or_else(|| AdapterError::UnknownDialect {
+        file: file.source.describe(),
+        known: names_of(&DIALECTS),
+        examples: keys.iter().take(3).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", "),
+    })?;
+    let placement = dialect.place(file, table)?;
+    let mut report = LoadReport { dialect: dialect.name(), ..LoadReport::default() };
+    let mut adapter = Adapter { metadata: travelling_metadata(dialect, file.source), ..Adapter::default() };
+    let mut modules: BTreeMap<&str, Parts> = BTreeMap::new();
+    for key in &keys {
+        match placement.places.get(key) {
+            Some(Place::Factor(path, part)) => {
+                let parts = modules.entry(path).or_default();
+                if let Some(other) = parts.keys.insert(*part, key.clone()) {
+                    parts.fault = Some(format!("`{other}` and `{key}` are both for this module"));
+                }
+            }
+            Some(Place::Unsupported(path, reason)) => {
+                modules.entry(path).or_default().fault = Some(format!("`{key}`: {reason}"));
+            }
+            Some(Place::Token(token)) => {
+                adapter.tokens.insert(token.clone(), token_rows(file, key)?);
+            }
+            None => report
+                .unmatched
+                .push(Leftover { name: key.clone(), reason: "the base has no such module".into() }),
+        }
+    }
+    for (path, parts) in modules {
+        match read_module(file, table, &placement, path, &parts)? {
+            Ok(factors) => {
+                adapter.modules.insert(path.to_owned(), ModuleFactors::LowRank(factors));
+            }
+            Err(reason) => report.misfits.push(Leftover { name: path.to_owned(), reason }),
+        }
+    }
+    (report.modules, report.tokens) = (adapter.modules.len(), adapter.tokens.len());
+    report.guess = guess::guess(file.source, &placement, table, &report);
+    if (!report.is_complete() && !options.partial) || adapter.is_empty() {
+        return Err(AdapterError::Unmatched { file: file.source.describe(), report: Box::new(report) });
+    }
+    adapter.check_finite()?;
+    Ok((adapter, report))
+}
+
+fn travelling_metadata(dialect: &dyn Dialect, source: &dyn TensorSource) -> BTreeMap<String, String> {
+    let travels = |(key, value): &(&String, &String)| !dialect.is_structural(key, value);
+    source.metadata().iter().filter(travels).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// The outer error is the file's, the inner one says why this module cannot be used.
+fn read_module(
+    file: &AdapterFile<'_>,
+    table: &ModuleTable,
+    placement: &Placement,
+    path: &str,
+    parts: &Parts,
+) -> Result<std::result::Result<LowRankFactors, String>> {
+    if let Some(fault) = &parts.fault {
+        return Ok(Err(fault.clone()));
+    }
+    let Some(module) = table.get(path) else { return Ok(Err("the base has no such module".into())) };
+    let (down, up) = match (parts.keys.get(&Part::Down), parts.keys.get(&Part::Up)) {
+        (Some(down), Some(up)) => (file.source.read(down)?, file.source.read(up)?),
+        (Some(down), None) => return Ok(Err(format!("`{down}` has no up factor"))),
+        (None, Some(up)) => return Ok(Err(format!("`{up}` has no down factor"))),
+        (None, None) => return Ok(Err("an alpha without factors".into())),
+    };
+    let rank = down.shape().first();
+    let alpha = match (parts.keys.get(&Part::Alpha), &placement.alpha) {
+        (Some(key), _) => {
+            let tensor = file.source.read(key)?;
+            if tensor.numel() != 1 {
+                return Ok(Err(format!("`{key}` has shape {}, expected one number", tensor.shape())));
+            }
+            tensor.item::<f32>()?
+        }
+        (None, Some(rule)) => rule(path, rank),
+        (None, None) => rank as f32,
+    };
+    Ok(match LowRankFactors::new(path, down, up, alpha) {
+        Ok(factors) => factors.shaped_for(module),
+        Err(AdapterError::Factors { what, .. }) => Err(what),
+        Err(other) => return Err(other),
+    })
+}
+
+/// Token rows as `[n, d]`.
+fn token_rows(file: &AdapterFile<'_>, key: &str) -> Result<Tensor> {
+    let tensor = file.source.read(key)?;
+    if !tensor.dtype().is_float() {
+        return Err(file.malformed(format!("token `{key}` is {}, expected a float type", tensor.dtype())));
+    }
+    match *tensor.dims() {
+        [width] if width > 0 => Ok(tensor.reshape(&[1, width])?),
+        [rows, width] if rows * width > 0 => Ok(tensor),
+        _ => {
+            Err(file.malformed(format!("token `{key}` has shape {}, expected [d] or [n, d]", tensor.shape())))
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Adapter files on disk: opened by content, read or written whole.
+
+use std::path::Path;
+
+use scumble_model::files::{SafetensorsFile, write_safetensors};
+
+use super::{AdapterFile, Dialect, LoadReport, ReadOptions, WriteOptions, read_source};
+use crate::adapter::Adapter;
+use crate::error::Result;
+use crate::table::ModuleTable;
+
+/// An adapter and what became of its file's tensors.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The adapter.
+    pub adapter: Adapter,
+    /// The account of the file.
+    pub report: LoadReport,
+}
+
+/// Reads an adapter of any dialect for the base that `table` describes. Tensors that have no place or do not fit are
+/// an error that lists them, unless `options` allow a partial load.
+pub fn load_adapter(path: &Path, table: &ModuleTable, options: ReadOptions) -> Result<Loaded> {
+    let source = SafetensorsFile::open(path)?;
+    let (adapter, report) = read_source(&AdapterFile { source: &source, path: Some(path) }, table, options)?;
+    Ok(Loaded { adapter, report })
+}
+
+/// Writes an adapter as safetensors in a dialect, whole or not at all.
+pub fn save_adapter(
+    path: &Path,
+    adapter: &Adapter,
+    table: &ModuleTable,
+    dialect: &dyn Dialect,
+    options: &WriteOptions,
+) -> Result<()> {
+    let encoded = dialect.write(adapter, table, options)?;
+    Ok(write_safetensors(path, &encoded.tensors, &encoded.metadata)?)
+}

@@ -1,0 +1,115 @@
+//! What can go wrong with adapters; every variant names the file, module or tensor and what would have fitted.
+
+use std::path::PathBuf;
+
+use scumble_model::files::FileError;
+
+use crate::dialect::report::LoadReport;
+
+/// This crate's result.
+pub type Result<T> = std::result::Result<T, AdapterError>;
+
+/// An adapter that cannot be read, written, built or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AdapterError {
+    /// The container could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The engine refused.
+    #[error(transparent)]
+    Tensor(#[from] scumble_tensor::Error),
+    /// No dialect recognises the file.
+    #[error("{file}: not an adapter of a known dialect ({known}): it begins with the tensors {examples}")]
+    UnknownDialect {
+        /// The file.
+        file: String,
+        /// Names of the known dialects.
+        known: String,
+        /// The first few keys.
+        examples: String,
+    },
+    /// Some tensors have no place in the base, or do not fit it.
+    #[error("{file}: {report}")]
+    Unmatched {
+        /// The file.
+        file: String,
+        /// What was and was not matched.
+        report: Box<LoadReport>,
+    },
+    /// Metadata or structure that the dialect does not allow.
+    #[error("{file}: {what}")]
+    Malformed {
+        /// The file.
+        file: String,
+        /// The fault.
+        what: String,
+    },
+    /// Factors that do not form a low-rank product.
+    #[error("{module}: {what}")]
+    Factors {
+        /// The module.
+        module: String,
+        /// The fault, with the shapes.
+        what: String,
+    },
+    /// NaN or infinity in the factors.
+    #[error(
+        "{module}: {part} holds {count} value(s) that are not finite; the training that made it diverged, or the file is damaged"
+    )]
+    NotFinite {
+        /// The module or token.
+        module: String,
+        /// `down`, `up` or `token`.
+        part: &'static str,
+        /// How many values.
+        count: usize,
+    },
+    /// A dialect cannot hold this adapter.
+    #[error("the {dialect} dialect cannot hold this adapter: {reason}")]
+    CannotHold {
+        /// The dialect.
+        dialect: &'static str,
+        /// What it has no place for, and what to do.
+        reason: String,
+    },
+    /// The adapter was made for another base.
+    #[error("the adapter does not fit this base: {}{}", list(.faults), .guess.as_ref().map(|g| format!("; {g}")).unwrap_or_default())]
+    WrongBase {
+        /// One line per module: path, expected and found sizes.
+        faults: Vec<String>,
+        /// What it seems to be made for.
+        guess: Option<String>,
+    },
+    /// A choice of modules or ranks that cannot work.
+    #[error("{what}")]
+    Selection {
+        /// The fault and what to change.
+        what: String,
+    },
+    /// The base's configuration lacks something or is of a kind that is not known.
+    #[error("{file}: {what}")]
+    Config {
+        /// Which configuration.
+        file: String,
+        /// The fault.
+        what: String,
+    },
+    /// A path that cannot be an adapter file.
+    #[error("{}: {what}", .path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// The fault.
+        what: String,
+    },
+}
+
+/// At most eight of `lines`, then how many more there are.
+pub(crate) fn list(lines: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = lines.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if lines.len() > SHOWN {
+        text.push_str(&format!("; and {} more", lines.len() - SHOWN));
+    }
+    text
+}

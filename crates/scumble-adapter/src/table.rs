@@ -1,0 +1,158 @@
+//! The modules of a base that an adapter can change, and how every dialect spells their names.
+//!
+//! Flattened names are ambiguous (`to_out_0`, `proj_in`), so nothing ever splits them: the table is built from the
+//! model's definition, every spelling of every module goes into one map, and readers look names up.
+
+use std::collections::BTreeMap;
+
+use crate::names;
+
+/// A model that adapters change. Its name is the first part of a module path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tower {
+    /// The denoiser.
+    UNet,
+    /// The text encoder.
+    TextEncoder,
+}
+
+impl Tower {
+    /// Every tower.
+    pub const ALL: [Tower; 2] = [Tower::UNet, Tower::TextEncoder];
+
+    /// `unet` or `text_encoder`, as diffusers names the folders.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Tower::UNet => "unet",
+            Tower::TextEncoder => "text_encoder",
+        }
+    }
+
+    /// The tower that a prefixed path belongs to.
+    pub fn of(path: &str) -> Option<Tower> {
+        let prefix = path.split('.').next()?;
+        Tower::ALL.into_iter().find(|tower| tower.prefix() == prefix)
+    }
+}
+
+/// What a module computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// `y = x W^T`, weight `[out, in]`.
+    Linear,
+    /// Weight `[out, in, kh, kw]` in files.
+    Conv {
+        /// Kernel height and width.
+        kernel: [usize; 2],
+    },
+}
+
+/// One module of a base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// diffusers path with the tower in front.
+    pub path: String,
+    /// What it computes.
+    pub kind: ModuleKind,
+    /// Input features or channels.
+    pub inputs: usize,
+    /// Output features or channels.
+    pub outputs: usize,
+}
+
+impl Module {
+    /// The path without its tower.
+    pub fn local_path(&self) -> &str {
+        self.path.split_once('.').map_or(self.path.as_str(), |(_, local)| local)
+    }
+
+    /// Number of weights of the module itself.
+    pub fn weights(&self) -> usize {
+        let kernel = match self.kind {
+            ModuleKind::Linear => 1,
+            ModuleKind::Conv { kernel } => kernel.iter().product(),
+        };
+        self.inputs * self.outputs * kernel
+    }
+
+    /// The largest rank that still means something: beyond it the product cannot gain anything.
+    pub fn max_rank(&self) -> usize {
+        let kernel = match self.kind {
+            ModuleKind::Linear => 1,
+            ModuleKind::Conv { kernel } => kernel.iter().product(),
+        };
+        (self.inputs * kernel).min(self.outputs)
+    }
+}
+
+/// All modules of a base, found by path or by any dialect's spelling.
+#[derive(Clone, Debug, Default)]
+pub struct ModuleTable {
+    modules: Vec<Module>,
+    by_path: BTreeMap<String, usize>,
+    flattened: BTreeMap<String, usize>,
+    dotted: BTreeMap<String, usize>,
+}
+
+impl ModuleTable {
+    /// Builds the table. Paths carry their tower; a path that occurs twice keeps its first module.
+    pub fn new(modules: impl IntoIterator<Item = Module>) -> Self {
+        let mut table = Self::default();
+        for module in modules {
+            if !table.by_path.contains_key(&module.path) {
+                table.by_path.insert(module.path.clone(), table.modules.len());
+                table.modules.push(module);
+            }
+        }
+        let comp_vis = names::CompVis::new(&table);
+        for (index, module) in table.modules.iter().enumerate() {
+            for name in names::flattened_spellings(module, &comp_vis) {
+                table.flattened.entry(name).or_insert(index);
+            }
+            for name in names::dotted_spellings(module) {
+                table.dotted.entry(name).or_insert(index);
+            }
+        }
+        table
+    }
+
+    /// All modules, in the order they were given.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The modules of one tower.
+    pub fn tower(&self, tower: Tower) -> impl Iterator<Item = &Module> {
+        self.modules.iter().filter(move |module| Tower::of(&module.path) == Some(tower))
+    }
+
+    /// The module of a path.
+    pub fn get(&self, path: &str) -> Option<&Module> {
+        self.by_path.get(path).map(|&index| &self.modules[index])
+    }
+
+    /// The module of a flattened name such as `lora_unet_mid_block_attentions_0_proj_in`.
+    pub fn by_flattened_name(&self, name: &str) -> Option<&Module> {
+        self.flattened.get(name).map(|&index| &self.modules[index])
+    }
+
+    /// The module of a dotted name in any of its spellings (see [`names::dotted_spellings`]).
+    pub fn by_dotted_name(&self, name: &str) -> Option<&Module> {
+        self.dotted.get(name).map(|&index| &self.modules[index])
+    }
+
+    /// Input width of the cross-attention keys: 768 for SD1, 1024 for SD2, 2048 for SDXL.
+    pub fn cross_attention_width(&self) -> Option<usize> {
+        self.modules.iter().find(|m| m.path.ends_with("attn2.to_k")).map(|m| m.inputs)
+    }
+
+    /// The path nearest in spelling to `path`, for messages.
+    pub fn nearest(&self, path: &str) -> Option<&str> {
+        self.modules
+            .iter()
+            .map(|module| (strsim::jaro_winkler(&module.path, path), module.path.as_str()))
+            .filter(|(likeness, _)| *likeness > 0.9)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, path)| path)
+    }
+}

@@ -1,0 +1,234 @@
+//! Every dialect's file of the one fixture adapter holds the same adapter; what goes out comes back.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{assert_same, difference, fixture, load, shared, table};
+use scumble_adapter::architecture::Architecture;
+use scumble_adapter::dialect::{
+    AdapterFile, Loaded, MemorySource, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter,
+    read_source, save_adapter,
+};
+use scumble_adapter::positional::Generation;
+use scumble_adapter::{Adapter, Tower};
+use scumble_model::files::{SafetensorsFile, TensorSource};
+use scumble_tensor::DType;
+
+#[test]
+fn all_dialects_hold_the_same_adapter() {
+    let reference = load("cloneofsimo.safetensors").unwrap();
+    assert_eq!(reference.report.dialect, "original");
+    assert_eq!((reference.report.modules, reference.report.tokens), (144 + 12, 2));
+    for (name, dialect, tolerance) in [
+        ("cloneofsimo_ge015.safetensors", "original", 0.0),
+        ("cloneofsimo_f16.safetensors", "original", 2e-4),
+        ("kohya.safetensors", "kohya", 1e-8),
+        ("peft.safetensors", "peft", 0.0),
+    ] {
+        let other = load(name).unwrap();
+        assert_eq!(other.report.dialect, dialect, "{name}");
+        let apart = difference(&reference.adapter, &other.adapter);
+        assert!(apart <= tolerance, "{name}: {apart}");
+    }
+}
+
+#[test]
+fn the_fixture_adapter_is_the_trained_one() {
+    let adapter = load("cloneofsimo.safetensors").unwrap().adapter;
+    let trace = SafetensorsFile::open(&fixture("traces/tiny-sd1.lora.safetensors")).unwrap();
+    for (path, factors) in adapter.low_rank() {
+        for (part, tensor) in [("down", factors.down()), ("up", factors.up())] {
+            let recorded = trace.read(&format!("after12.{path}.{part}")).unwrap();
+            assert_eq!(recorded.bytes().unwrap(), tensor.bytes().unwrap(), "{path}.{part}");
+        }
+    }
+}
+
+#[test]
+fn old_diffusers_files_hold_the_attention_modules() {
+    let mut attention = load("cloneofsimo.safetensors").unwrap().adapter;
+    attention.modules.retain(|path, _| !path.contains(".ff."));
+    assert_same_factors(&attention, &load("diffusers_old.safetensors").unwrap().adapter);
+    attention.modules.retain(|path, _| Tower::of(path) == Some(Tower::UNet));
+    assert_same_factors(&attention, &load("diffusers_attn_procs.safetensors").unwrap().adapter);
+}
+
+fn assert_same_factors(a: &Adapter, b: &Adapter) {
+    let mut without_tokens = a.clone();
+    without_tokens.tokens.clear();
+    assert_same(&without_tokens, b);
+}
+
+#[test]
+fn extended_files_reach_the_resnets() {
+    let loaded = load("cloneofsimo_extended.safetensors").unwrap();
+    assert_eq!(loaded.report.modules, 224);
+    let conv = loaded.adapter.modules["unet.up_blocks.1.resnets.0.conv1"].low_rank().unwrap();
+    assert_eq!((conv.down().dims()[0], &conv.down().dims()[2..]), (2, &[3, 3][..]));
+    let trace = SafetensorsFile::open(&fixture("traces/tiny-sd1.lora_extended.safetensors")).unwrap();
+    for (path, factors) in loaded.adapter.low_rank() {
+        let recorded = trace.read(&format!("init.{path}.down")).unwrap();
+        assert_eq!(recorded.bytes().unwrap(), factors.down().bytes().unwrap(), "{path}");
+    }
+}
+
+/// Through a file of `dialect` and back.
+fn through(adapter: &Adapter, dialect: &str, options: &WriteOptions) -> Adapter {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.safetensors");
+    let table = table("tiny-sd1");
+    save_adapter(&path, adapter, &table, by_name(dialect).unwrap(), options).unwrap();
+    let loaded = load_adapter(&path, &table, ReadOptions::default()).unwrap();
+    assert_eq!(loaded.report.dialect, dialect);
+    loaded.adapter
+}
+
+#[test]
+fn round_trips_give_equal_tensors() {
+    let omit = WriteOptions { tokens: TokenPolicy::Omit, ..WriteOptions::default() };
+    let mut adapter = load("cloneofsimo.safetensors").unwrap().adapter;
+    assert_same(&adapter, &through(&adapter, "original", &WriteOptions::default()));
+    let newer = WriteOptions { generation: Generation::From015, ..WriteOptions::default() };
+    assert_same(&adapter, &through(&adapter, "original", &newer));
+    let bundled = WriteOptions { tokens: TokenPolicy::Bundle, ..WriteOptions::default() };
+    assert_same(&adapter, &through(&adapter, "kohya", &bundled));
+    adapter.tokens.clear();
+    for start in
+        ["cloneofsimo.safetensors", "cloneofsimo_extended.safetensors", "cloneofsimo_f16.safetensors"]
+    {
+        let mut adapter = load(start).unwrap().adapter;
+        adapter.tokens.clear();
+        for (first, second) in [("kohya", "peft"), ("peft", "original"), ("original", "kohya")] {
+            let back = through(&through(&adapter, first, &omit), second, &omit);
+            assert_same(&adapter, &back);
+        }
+    }
+}
+
+#[test]
+fn alpha_survives_kohya_and_peft_and_folds_into_the_original() {
+    let adapter = load("kohya.safetensors").unwrap().adapter;
+    let options = WriteOptions::default();
+    assert!(adapter.low_rank().all(|(_, factors)| factors.scale() != 1.0));
+    assert_same(&adapter, &through(&through(&adapter, "peft", &options), "kohya", &options));
+    let folded = through(&adapter, "original", &options);
+    assert!(folded.low_rank().all(|(_, factors)| factors.scale() == 1.0));
+    assert_eq!(difference(&adapter, &folded), 0.0);
+}
+
+#[test]
+fn factors_can_be_written_in_half_precision() {
+    let adapter = load("cloneofsimo.safetensors").unwrap().adapter;
+    for dtype in [DType::F16, DType::BF16] {
+        let options = WriteOptions { dtype: Some(dtype), ..WriteOptions::default() };
+        let back = through(&adapter, "original", &options);
+        assert!(back.low_rank().all(|(_, factors)| factors.up().dtype() == dtype));
+        assert!(back.tokens.values().all(|rows| rows.dtype() == DType::F32));
+        let rounded = adapter.to_dtype(dtype).unwrap();
+        assert_same(&rounded, &back);
+    }
+}
+
+#[test]
+fn what_a_dialect_cannot_hold_is_refused() {
+    let (mut adapter, table) = (load("cloneofsimo.safetensors").unwrap().adapter, table("tiny-sd1"));
+    let refused = |adapter: &Adapter, dialect: &str| {
+        by_name(dialect).unwrap().write(adapter, &table, &WriteOptions::default()).unwrap_err().to_string()
+    };
+    assert!(refused(&adapter, "peft").contains("tokens"));
+    assert!(refused(&adapter, "kohya").contains("tokens"));
+    assert!(refused(&adapter, "old-diffusers").contains("only read"));
+    adapter.tokens.clear();
+    let proj_in = table.get("unet.mid_block.attentions.0.proj_in").unwrap();
+    let (down, up) = scumble_adapter::LowRankFactors::shapes_for(proj_in, 2);
+    let zeros = |dims: &[usize]| scumble_tensor::Tensor::zeros(DType::F32, dims).unwrap();
+    adapter.insert(&proj_in.path, zeros(&down), zeros(&up), 2.0).unwrap();
+    assert!(refused(&adapter, "original").contains("mid_block.attentions.0.proj_in"));
+}
+
+#[test]
+fn modules_left_alone_get_zero_pairs_in_the_original() {
+    let mut adapter = load("cloneofsimo.safetensors").unwrap().adapter;
+    adapter.modules.retain(|path, _| path.ends_with("attn2.to_k"));
+    let back = through(&adapter, "original", &WriteOptions::default());
+    assert_eq!(back.modules.len(), 128);
+    let zero = |path: &str| {
+        back.modules[path]
+            .low_rank()
+            .unwrap()
+            .delta()
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap()
+            .iter()
+            .all(|&v| v == 0.0)
+    };
+    assert!(zero("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"));
+    assert!(!zero("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"));
+}
+
+#[test]
+fn kohya_hashes_are_those_of_the_written_file() {
+    use sha2::{Digest, Sha256};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.safetensors");
+    let mut adapter = load("kohya.safetensors").unwrap().adapter;
+    // Only ss_ entries, so that the written file is the image the hashes are defined over but for its hash entries.
+    adapter.metadata.retain(|key, _| key.starts_with("ss_"));
+    save_adapter(&path, &adapter, &table("tiny-sd1"), by_name("kohya").unwrap(), &WriteOptions::default())
+        .unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let expected: String = Sha256::digest(&bytes[header..]).iter().map(|b| format!("{b:02x}")).collect();
+    let file = SafetensorsFile::open(&path).unwrap();
+    let metadata = file.metadata();
+    assert_eq!(metadata["sshs_model_hash"], expected);
+    assert_eq!(metadata["sshs_legacy_hash"], "e3b0c442");
+    assert_eq!(metadata["ss_network_dim"], "4");
+    assert_eq!(metadata["ss_network_alpha"], "Dynamic");
+    assert_eq!(metadata["modelspec.architecture"], "stable-diffusion-v1/lora");
+}
+
+#[test]
+fn rank_stabilized_and_patterned_alpha() {
+    let adapter = load("peft.safetensors").unwrap().adapter;
+    let mut source = MemorySource { name: "patterns".into(), ..MemorySource::default() };
+    for (path, factors) in adapter.low_rank() {
+        source.tensors.insert(format!("{path}.lora_A.weight"), factors.down().clone());
+        source.tensors.insert(format!("{path}.lora_B.weight"), factors.up().clone());
+    }
+    let config = serde_json::json!({
+        "unet.r": 4, "unet.lora_alpha": 3, "unet.use_rslora": true,
+        "unet.alpha_pattern": { "attn2.to_k": 5 },
+        "text_encoder.r": 4, "text_encoder.lora_alpha": 1,
+    });
+    source.metadata.insert("lora_adapter_metadata".into(), config.to_string());
+    let file = AdapterFile { source: &source, path: None };
+    let (read, _) = read_source(&file, &table("tiny-sd1"), ReadOptions::default()).unwrap();
+    let scale = |path: &str| read.modules[path].low_rank().unwrap().scale();
+    let block = "unet.mid_block.attentions.0.transformer_blocks.0";
+    assert_eq!(scale(&format!("{block}.attn1.to_k")), 3.0 / 2.0);
+    assert_eq!(scale(&format!("{block}.attn2.to_k")), 5.0 / 2.0);
+    assert_eq!(scale("text_encoder.text_model.encoder.layers.0.self_attn.q_proj"), 0.25);
+}
+
+#[test]
+fn published_files_load_on_the_published_bases() {
+    let sd1 = Architecture::Sd1.table().unwrap();
+    for (name, rank, tokens) in [
+        ("analog_svd_rank4.safetensors", 4, 0),
+        ("lora_disney.safetensors", 1, 2),
+        ("lora_disney_inpainting.safetensors", 1, 2),
+    ] {
+        let Some(path) = shared(&format!("real_loras/{name}")) else { continue };
+        let Loaded { adapter, report } = load_adapter(&path, &sd1, ReadOptions::default()).unwrap();
+        assert_eq!((report.modules, report.tokens, adapter.ranks()), (192, tokens, vec![rank]), "{name}");
+        let sd2 = Architecture::Sd2.table().unwrap();
+        let message = load_adapter(&path, &sd2, ReadOptions::default()).unwrap_err().to_string();
+        assert!(message.contains("looks like an SD1 adapter"), "{message}");
+        for rows in adapter.tokens.values() {
+            let norm = rows.to_vec::<f64>().unwrap().iter().map(|v| v * v).sum::<f64>().sqrt();
+            assert!((0.41..0.415).contains(&norm), "{name}: {norm}");
+        }
+    }
+}
