@@ -7,6 +7,7 @@
 //!
 //! Deliberately not here: adapters' file dialects, datasets, optimizers, and any kernel.
 
+pub mod base;
 mod error;
 pub mod files;
 pub mod nn;

@@ -15,10 +15,12 @@ use std::io::Read;
 use std::path::Path;
 
 pub use atomic::{AtomicFile, atomic_write};
+pub(crate) use error::printable;
 pub use error::{FileError, Result};
 pub use pickle::{PickleFile, PickledTensor, Value};
 pub use safetensors::{SafetensorsFile, write_safetensors, write_safetensors_with};
 pub use sharded::ShardedFile;
+pub(crate) use sharded::shard_names;
 pub use source::{TensorInfo, TensorSource};
 
 /// Opens a file of weights by its content, whatever its extension says: safetensors, torch (zip or legacy), or the

@@ -7,7 +7,7 @@ use scumble_tensor::{DType, Tensor};
 
 use super::*;
 
-pub(super) fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 

@@ -76,6 +76,12 @@ impl TensorSource for ShardedFile {
     }
 }
 
+/// Names of the files that an index points to, each once.
+pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
+    let names: std::collections::BTreeSet<String> = read_index(index)?.into_values().collect();
+    Ok(names.into_iter().collect())
+}
+
 fn read_index(index: &Path) -> Result<BTreeMap<String, String>> {
     let text = super::read_text(index, MAX_INDEX)?;
     let malformed = |reason: String| FileError::malformed(index, FORMAT, reason);
@@ -132,6 +138,7 @@ mod tests {
         let file = crate::files::open_any(&index).unwrap();
         assert_eq!(file.names(), ["a", "bb", "ccc"]);
         assert_eq!(file.read("ccc").unwrap().to_vec::<f32>().unwrap(), [3.0]);
+        assert_eq!(shard_names(&index).unwrap(), [one, two]);
         std::fs::remove_file(folder.path().join(two)).unwrap();
         let error = ShardedFile::open(&index).err().unwrap().to_string();
         assert!(error.contains(two), "{error}");
