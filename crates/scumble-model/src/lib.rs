@@ -4,6 +4,7 @@
 //! * [`nn`]: the layers, the loader that accounts for every tensor, and the place where adapters attach.
 //! * [`text_encoder`], [`unet`], [`vae`]: the three networks.
 //! * [`schedule`], [`scheduler_config`], [`sampler`]: how much noise when, and how to take it away again.
+//! * [`pipeline`]: from text to picture with all of these.
 //!
 //! Deliberately not here: adapters' file dialects, datasets, optimizers, and any kernel.
 
@@ -11,6 +12,7 @@ pub mod base;
 mod error;
 pub mod files;
 pub mod nn;
+pub mod pipeline;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduler_config;

@@ -68,8 +68,12 @@ impl Golden {
 
     /// Compares a tensor in memory layout with the stored one: the largest difference over the root mean square.
     pub fn compare(&self, name: &str, found: &Tensor, bound: f64) {
+        self.compare_as_filed(name, &to_file_layout(found).unwrap(), bound);
+    }
+
+    /// Compares a tensor in file layout with the stored one.
+    pub fn compare_as_filed(&self, name: &str, found: &Tensor, bound: f64) {
         let expected = self.tensor(name);
-        let found = to_file_layout(found).unwrap();
         assert_eq!(expected.numel(), found.numel(), "{name}: {:?} and {:?}", expected.dims(), found.dims());
         let (expected, found) = (expected.to_vec::<f64>().unwrap(), found.to_vec::<f64>().unwrap());
         let error = relative_error(&expected, &found);
