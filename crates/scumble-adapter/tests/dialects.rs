@@ -33,6 +33,33 @@ fn all_dialects_hold_the_same_adapter() {
 }
 
 #[test]
+fn pickled_lists_bring_their_companions() {
+    let reference = load("cloneofsimo.safetensors").unwrap();
+    let lists = load("cloneofsimo.pt").unwrap();
+    assert_eq!((lists.report.modules, lists.report.tokens), (156, 2));
+    assert_same(&reference.adapter, &lists.adapter);
+    let mut part = reference.adapter.clone();
+    part.tokens.clear();
+    part.modules.retain(|path, _| Tower::of(path) == Some(Tower::TextEncoder));
+    assert_same(&part, &load("cloneofsimo.text_encoder.pt").unwrap().adapter);
+    // Without its usual name a list is told by its shapes.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("renamed.pt");
+    std::fs::copy(fixture("lora/cloneofsimo.text_encoder.pt"), &path).unwrap();
+    let renamed = load_adapter(&path, &table("tiny-sd1"), ReadOptions::default()).unwrap();
+    assert_same(&part, &renamed.adapter);
+    let tokens = load("cloneofsimo.ti.pt").unwrap();
+    assert_eq!((tokens.report.modules, tokens.report.tokens), (0, 2));
+    let attention = load("cloneofsimo_noff_legacy.pt").unwrap().adapter;
+    assert_eq!(attention.modules.len(), 128);
+    assert!(attention.modules.keys().all(|path| !path.contains(".ff.")));
+    for (path, factors) in attention.low_rank() {
+        let expected = reference.adapter.modules[path].low_rank().unwrap();
+        assert_eq!(expected.up().bytes().unwrap(), factors.up().bytes().unwrap(), "{path}");
+    }
+}
+
+#[test]
 fn the_fixture_adapter_is_the_trained_one() {
     let adapter = load("cloneofsimo.safetensors").unwrap().adapter;
     let trace = SafetensorsFile::open(&fixture("traces/tiny-sd1.lora.safetensors")).unwrap();
@@ -229,6 +256,32 @@ fn published_files_load_on_the_published_bases() {
         for rows in adapter.tokens.values() {
             let norm = rows.to_vec::<f64>().unwrap().iter().map(|v| v * v).sum::<f64>().sqrt();
             assert!((0.41..0.415).contains(&norm), "{name}: {norm}");
+        }
+    }
+}
+
+#[test]
+fn published_lists_load_on_the_published_bases() {
+    let (sd1, sd2) = (Architecture::Sd1.table().unwrap(), Architecture::Sd2.table().unwrap());
+    for (name, table, modules, tokens) in [
+        ("lora_disney.pt", &sd2, 128, 0),
+        ("lora_illust.pt", &sd2, 128, 0),
+        ("lora_pop.pt", &sd2, 128, 0),
+        ("lora_kiriko.pt", &sd2, 128 + 92, 0),
+        ("lora_kiriko.text_encoder.pt", &sd2, 92, 0),
+        ("lora_kiriko2.text_encoder.pt", &sd1, 48, 0),
+        ("analog_svd_distill.text_encoder.pt", &sd1, 48, 0),
+        ("lora_kiriko2.ti.pt", &sd1, 0, 1),
+    ] {
+        let Some(path) = shared(&format!("real_loras/{name}")) else { continue };
+        let Loaded { adapter, report } = load_adapter(&path, table, ReadOptions::default()).unwrap();
+        assert_eq!((report.modules, report.tokens), (modules, tokens), "{name}");
+        // A bug of those days left every output projection of the UNet untrained.
+        for (path, factors) in adapter.low_rank().filter(|(path, _)| path.ends_with("to_out.0")) {
+            assert!(
+                factors.up().to_vec::<f32>().unwrap().iter().all(|&value| value == 0.0),
+                "{name}: {path}"
+            );
         }
     }
 }

@@ -9,7 +9,10 @@ use super::report::{Leftover, LoadReport};
 use super::{AdapterFile, DIALECTS, Dialect, Part, Place, Placement, ReadOptions, detect, guess, names_of};
 use crate::adapter::{Adapter, LowRankFactors, ModuleFactors};
 use crate::error::{AdapterError, Result};
-use crate::table::ModuleTable;
+use crate::table::{Module, ModuleTable};
+
+/// A thousand rows of the widest text states.
+const MAX_TOKEN_ELEMENTS: usize = 1 << 21;
 
 /// Keys of one module's parts.
 #[derive(Default)]
@@ -30,6 +33,17 @@ pub fn read_source(
         known: names_of(&DIALECTS),
         examples: keys.iter().take(3).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", "),
     })?;
+    read_as(dialect, file, table, options)
+}
+
+/// As [`read_source`], for a file whose dialect is known.
+pub fn read_as(
+    dialect: &dyn Dialect,
+    file: &AdapterFile<'_>,
+    table: &ModuleTable,
+    options: ReadOptions,
+) -> Result<(Adapter, LoadReport)> {
+    let keys = file.source.names();
     let placement = dialect.place(file, table)?;
     let mut report = LoadReport { dialect: dialect.name(), ..LoadReport::default() };
     let mut adapter = Adapter { metadata: travelling_metadata(dialect, file.source), ..Adapter::default() };
@@ -88,7 +102,12 @@ fn read_module(
     }
     let Some(module) = table.get(path) else { return Ok(Err("the base has no such module".into())) };
     let (down, up) = match (parts.keys.get(&Part::Down), parts.keys.get(&Part::Up)) {
-        (Some(down), Some(up)) => (file.source.read(down)?, file.source.read(up)?),
+        (Some(down), Some(up)) => {
+            if let Some(key) = [down, up].into_iter().find(|key| is_absurd(file.source, key, module)) {
+                return Ok(Err(format!("`{key}` is larger than any factor of this module can be")));
+            }
+            (file.source.read(down)?, file.source.read(up)?)
+        }
         (Some(down), None) => return Ok(Err(format!("`{down}` has no up factor"))),
         (None, Some(up)) => return Ok(Err(format!("`{up}` has no down factor"))),
         (None, None) => return Ok(Err("an alpha without factors".into())),
@@ -112,8 +131,22 @@ fn read_module(
     })
 }
 
+/// Whether a tensor claims more elements than factors of rank 16384 have; pickles can claim sizes that they do not
+/// store, and claims must not take memory.
+fn is_absurd(source: &dyn TensorSource, key: &str, module: &Module) -> bool {
+    let most = (module.weights() / module.inputs.min(module.outputs).max(1)).saturating_mul(1 << 14);
+    source.info(key).is_none_or(|info| {
+        info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > most)
+    })
+}
+
 /// Token rows as `[n, d]`.
 fn token_rows(file: &AdapterFile<'_>, key: &str) -> Result<Tensor> {
+    let elements = file.source.info(key).map_or(0, |info| info.numel());
+    if elements > MAX_TOKEN_ELEMENTS {
+        return Err(file
+            .malformed(format!("token `{key}` has {elements} numbers; {MAX_TOKEN_ELEMENTS} are the most")));
+    }
     let tensor = file.source.read(key)?;
     if !tensor.dtype().is_float() {
         return Err(file.malformed(format!("token `{key}` is {}, expected a float type", tensor.dtype())));

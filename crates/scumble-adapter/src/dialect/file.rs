@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use scumble_model::files::{SafetensorsFile, write_safetensors};
+use scumble_model::files::{open_any, write_safetensors};
 
-use super::{AdapterFile, Dialect, LoadReport, ReadOptions, WriteOptions, read_source};
+use super::original::Original;
+use super::original_list::{Lists, is_list};
+use super::{AdapterFile, Dialect, LoadReport, ReadOptions, WriteOptions, read_as, read_source};
 use crate::adapter::Adapter;
 use crate::error::Result;
 use crate::table::ModuleTable;
@@ -21,8 +23,13 @@ pub struct Loaded {
 /// Reads an adapter of any dialect for the base that `table` describes. Tensors that have no place or do not fit are
 /// an error that lists them, unless `options` allow a partial load.
 pub fn load_adapter(path: &Path, table: &ModuleTable, options: ReadOptions) -> Result<Loaded> {
-    let source = SafetensorsFile::open(path)?;
-    let (adapter, report) = read_source(&AdapterFile { source: &source, path: Some(path) }, table, options)?;
+    let source = open_any(path)?;
+    let (adapter, report) = if is_list(path, &*source) {
+        let lists = Lists::gather(path, source, table)?;
+        read_as(&Original, &AdapterFile { source: &lists, path: Some(path) }, table, options)?
+    } else {
+        read_source(&AdapterFile { source: &*source, path: Some(path) }, table, options)?
+    };
     Ok(Loaded { adapter, report })
 }
 

@@ -12,6 +12,7 @@ mod guess;
 mod kohya;
 mod old_diffusers;
 mod original;
+mod original_list;
 mod peft;
 pub mod report;
 mod source;
@@ -27,7 +28,7 @@ use crate::error::{AdapterError, Result};
 use crate::positional::Generation;
 use crate::table::ModuleTable;
 
-pub use collect::read_source;
+pub use collect::{read_as, read_source};
 pub use encode::Encoded;
 pub use file::{Loaded, load_adapter, save_adapter};
 pub use guess::family_of_width;

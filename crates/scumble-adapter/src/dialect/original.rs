@@ -20,7 +20,7 @@ use crate::table::{Module, ModuleTable, Tower};
 pub(super) struct Original;
 
 /// The metadata value that marks a learned token.
-const EMBED: &str = "<embed>";
+pub(super) const EMBED: &str = "<embed>";
 
 /// `unet:12:up` -> its parts.
 fn numbered(key: &str) -> Option<(Tower, usize, Part)> {
@@ -45,6 +45,20 @@ fn width(source: &dyn TensorSource, key: &str, part: Part) -> usize {
         (Part::Down, [_, inputs, ..]) => *inputs,
         _ => 0,
     }
+}
+
+/// Whether a list of `count` pairs fits some order of the tower exactly; `width(slot, up)` is a factor's.
+pub(super) fn fits_tower(
+    table: &ModuleTable,
+    tower: Tower,
+    count: usize,
+    width: impl Fn(usize, bool) -> Option<usize>,
+) -> bool {
+    candidates(table, tower, None).iter().any(|candidate| {
+        let mut slots = candidate.modules.iter().enumerate();
+        candidate.modules.len() == count
+            && slots.all(|(i, m)| width(i, true) == Some(m.outputs) && width(i, false) == Some(m.inputs))
+    })
 }
 
 /// The slots of one tower: index -> parts -> key.
