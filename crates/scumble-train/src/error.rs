@@ -56,6 +56,9 @@ pub enum TrainError {
     /// The model's error.
     #[error(transparent)]
     Model(#[from] scumble_model::Error),
+    /// The adapter's error.
+    #[error(transparent)]
+    Adapter(#[from] scumble_adapter::AdapterError),
     /// The noise schedule's error.
     #[error(transparent)]
     Schedule(#[from] scumble_model::schedule::ScheduleError),

@@ -3,6 +3,7 @@
 //! * [`picture`], [`plot`]: from a photograph's file to numbers, and back to PNG.
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
 //! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
+//! * [`step`]: one forward and backward pass; [`trace`]: a recorded run of them, for comparing implementations.
 //! * [`checkpoint`], [`metrics`], [`run`]: what a run leaves on the disk and how it goes on after an end.
 //!
 //! Deliberately not here: terminals, browsers, argument parsing. Whoever runs a training gets events and prints them.
@@ -19,6 +20,8 @@ pub mod optimizer;
 pub mod picture;
 pub mod plot;
 pub mod run;
+pub mod step;
+pub mod trace;
 
 pub use config::TrainConfig;
 pub use error::{Result, TrainError};

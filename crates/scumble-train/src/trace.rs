@@ -1,0 +1,337 @@
+//! A recorded training run, step for step, for comparing implementations: what `probe trace` computes.
+//!
+//! The file brings latents, noise, timesteps, token ids and starting factors; the JSON brings the hyper-parameters. The
+//! run gives the loss and the gradient's length of every step, and whichever of these the file holds too:
+//!
+//!     grad1.<name>     gradients of step 1, before clipping
+//!     after<K>.<name>  values after update K
+//!     step1.*          noisy latents, text states, prediction and target of step 1
+//!
+//! Kinds: `lora...` trains factors `init.<tower>.<module>.{down,up}` with AdamW; `full...` trains all weights of the UNet
+//! with plain gradient descent. Files are NCHW.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use scumble_adapter::attach::Towers;
+use scumble_adapter::create::TrainableLora;
+use scumble_adapter::{Adapter, Tower};
+use scumble_model::files::TensorSource;
+use scumble_model::nn::{Modules, to_file_layout, to_memory_layout};
+use scumble_model::schedule::PredictionType;
+use scumble_model::text_encoder::TextEncoder;
+use scumble_model::unet::UNet;
+use scumble_tensor::{Backend, DType, Gradients, Param, Tensor};
+use serde_json::Value;
+
+use crate::clip::{clip_factor, global_norm};
+use crate::error::{Result, TrainError};
+use crate::lr_schedule::{Schedule, ScheduleKind};
+use crate::objective::Objective;
+use crate::optimizer::{self, AdamW, Group, Optimizer, Sgd};
+use crate::step::{self, StepInput, StepOptions, StepOutput, Text};
+
+/// What a trace trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Lora,
+    Full,
+}
+
+/// The hyper-parameters of a trace.
+#[derive(Clone, Debug)]
+pub struct TraceSpec {
+    kind: Kind,
+    scale: f64,
+    lr_unet: f64,
+    lr_text: f64,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+    schedule: Value,
+    prediction: Option<PredictionType>,
+}
+
+fn mismatch(what: impl Into<String>, expected: &str, found: impl std::fmt::Display) -> TrainError {
+    TrainError::Mismatch { what: what.into(), expected: expected.into(), found: found.to_string() }
+}
+
+impl TraceSpec {
+    /// The trace `name` of a `traces.json`.
+    pub fn parse(json: &Value, name: &str) -> Result<Self> {
+        let traces = json.get("traces").and_then(Value::as_object);
+        let traces = traces.ok_or_else(|| mismatch("the specification", "an object `traces`", "none"))?;
+        let spec = traces.get(name).ok_or_else(|| {
+            let names: Vec<&str> = traces.keys().map(String::as_str).collect();
+            mismatch("the name of the trace", &format!("one of {}", names.join(", ")), name)
+        })?;
+        let field = |key: &str| format!("`{key}` of trace `{name}`");
+        let number = |key: &str, default: Option<f64>| match spec.get(key) {
+            None => default.ok_or_else(|| mismatch(field(key), "a number", "nothing")),
+            Some(value) => value.as_f64().ok_or_else(|| mismatch(field(key), "a number", value)),
+        };
+        let text = spec.get("kind").and_then(Value::as_str).unwrap_or_default();
+        let kind = match text {
+            _ if text.starts_with("lora") => Kind::Lora,
+            _ if text.starts_with("full") => Kind::Full,
+            _ => return Err(mismatch(field("kind"), "`lora...` or `full...`", text)),
+        };
+        let prediction = match spec.get("prediction_type").and_then(Value::as_str) {
+            None => None,
+            Some(name) => Some(
+                PredictionType::NAMES
+                    .iter()
+                    .find_map(|&(known, prediction)| (known == name).then_some(prediction))
+                    .ok_or_else(|| mismatch(field("prediction_type"), "epsilon or v_prediction", name))?,
+            ),
+        };
+        let betas = match spec.get("betas").map(|betas| (betas[0].as_f64(), betas[1].as_f64())) {
+            None => [0.9, 0.999],
+            Some((Some(first), Some(second))) => [first, second],
+            Some(_) => return Err(mismatch(field("betas"), "two numbers", &spec["betas"])),
+        };
+        let lr_unet = number(if kind == Kind::Full { "lr" } else { "lr_unet" }, None)?;
+        Ok(Self {
+            kind,
+            scale: number("scale", Some(1.0))?,
+            lr_unet,
+            lr_text: number("lr_text", Some(lr_unet))?,
+            betas,
+            eps: number("eps", Some(1e-8))?,
+            weight_decay: number("weight_decay", Some(0.0))?,
+            max_grad_norm: number("max_grad_norm", Some(0.0))?,
+            schedule: spec.clone(),
+            prediction,
+        })
+    }
+
+    fn schedule(&self, steps: u64) -> Result<Schedule> {
+        let name = self.schedule.get("lr_schedule").cloned().unwrap_or_else(|| "constant".into());
+        let kind: ScheduleKind = serde_json::from_value(name.clone())
+            .map_err(|_| mismatch("`lr_schedule`", "constant, linear, cosine, ...", name))?;
+        let number =
+            |key: &str, default: f64| self.schedule.get(key).and_then(Value::as_f64).unwrap_or(default);
+        let cycles = if kind == ScheduleKind::Cosine { 0.5 } else { 1.0 };
+        Ok(Schedule {
+            kind,
+            warmup: number("lr_warmup_steps", 0.0) as u64,
+            steps,
+            cycles: number("lr_num_cycles", cycles),
+            power: number("lr_power", 1.0),
+            lr_end: 1e-7,
+        })
+    }
+}
+
+/// The models that a trace runs on.
+#[derive(Clone, Copy)]
+pub struct Networks<'m> {
+    /// The denoiser, f32.
+    pub unet: &'m UNet,
+    /// The text encoder, f32.
+    pub text_encoder: &'m TextEncoder,
+}
+
+/// What is trained: parameters by the names that the file uses.
+struct Trained {
+    groups: Vec<Group>,
+    names: Vec<(String, Param)>,
+}
+
+/// Runs the trace; the models are left with what was trained.
+pub fn run(
+    backend: &Arc<dyn Backend>,
+    networks: Networks<'_>,
+    objective: &Objective,
+    spec: &TraceSpec,
+    file: &dyn TensorSource,
+) -> Result<Vec<(String, Tensor)>> {
+    let objective =
+        &Objective { prediction: spec.prediction.unwrap_or(objective.prediction), ..objective.clone() };
+    let inputs = Inputs::read(file)?;
+    let (trained, mut optimizer) = match spec.kind {
+        Kind::Lora => lora(backend, networks, spec, file)?,
+        Kind::Full => full(networks, spec),
+    };
+    let all: Vec<Param> = trained.groups.iter().flat_map(|group| group.params.clone()).collect();
+    let schedule = spec.schedule(inputs.steps as u64)?;
+    let (mut losses, mut norms, mut results) = (Vec::new(), Vec::new(), Vec::new());
+    for step in 0..inputs.steps {
+        let micro = inputs.step(step)?;
+        let share = vec![1.0 / inputs.batch as f32; inputs.batch];
+        let input = StepInput {
+            latents: &micro.latents,
+            noise: &micro.noise,
+            timesteps: &micro.timesteps,
+            text: Text::Ids(networks.text_encoder, &micro.ids),
+            share: &share,
+        };
+        let output = step::run(backend, networks.unet, objective, &input, StepOptions::default())?;
+        let norm = global_norm(backend.as_ref(), &all, &output.gradients)?;
+        losses.push(output.loss as f32);
+        norms.push(norm as f32);
+        if step == 0 {
+            results.extend(first_step(backend.as_ref(), &output, file)?);
+            results.extend(gradients(backend.as_ref(), &trained, &output.gradients, file)?);
+        }
+        optimizer::apply(
+            optimizer.as_mut(),
+            backend.as_ref(),
+            &trained.groups,
+            output.gradients,
+            schedule.factor(step as u64, spec.lr_unet),
+            clip_factor(norm, spec.max_grad_norm),
+        )?;
+        results.extend(values(backend.as_ref(), &trained, &format!("after{}.", step + 1), file)?);
+    }
+    results.push(("loss".to_owned(), Tensor::from_slice(&losses, &[inputs.steps])?));
+    results.push(("grad_norm".to_owned(), Tensor::from_slice(&norms, &[inputs.steps])?));
+    Ok(results)
+}
+
+fn lora(
+    backend: &Arc<dyn Backend>,
+    networks: Networks<'_>,
+    spec: &TraceSpec,
+    file: &dyn TensorSource,
+) -> Result<(Trained, Box<dyn Optimizer>)> {
+    let mut adapter = Adapter::default();
+    for name in file.names() {
+        let Some(path) = name.strip_prefix("init.").and_then(|name| name.strip_suffix(".down")) else {
+            continue;
+        };
+        let down = file.read(&name)?;
+        let up = file.read(&format!("init.{path}.up"))?;
+        let alpha = spec.scale * down.shape().first() as f64;
+        adapter.insert(path, down, up, alpha as f32)?;
+    }
+    if adapter.is_empty() {
+        return Err(mismatch(file.describe(), "factors `init.<tower>.<module>.down`", "none"));
+    }
+    let towers =
+        Towers { unet: Some(networks.unet.modules()), text_encoder: Some(networks.text_encoder.modules()) };
+    let factors = TrainableLora::new(&adapter, &towers.table(), backend.as_ref())?;
+    // The branches stay: whoever asked for the trace has the trained model.
+    let _attached = factors.attach(towers, 0.0)?;
+    let group = |name: &str, lr, tower| Group { name: name.to_owned(), lr, params: factors.params_of(tower) };
+    let groups = vec![
+        group("unet", spec.lr_unet, Tower::UNet),
+        group("text_encoder", spec.lr_text, Tower::TextEncoder),
+    ];
+    let names = factors.params().into_iter().map(|param| (param.name().to_owned(), param)).collect();
+    let optimizer = AdamW::new(spec.betas, spec.eps, spec.weight_decay);
+    Ok((Trained { groups, names }, Box::new(optimizer)))
+}
+
+fn full(networks: Networks<'_>, spec: &TraceSpec) -> (Trained, Box<dyn Optimizer>) {
+    let params = networks.unet.params().to_vec();
+    params.iter().for_each(|param| param.set_trainable(true));
+    let names = params.iter().map(|param| (param.name().to_owned(), param.clone())).collect();
+    let groups = vec![Group { name: "unet".to_owned(), lr: spec.lr_unet, params }];
+    (Trained { groups, names }, Box::new(Sgd::new(spec.weight_decay)))
+}
+
+/// The recorded inputs of all steps.
+struct Inputs {
+    steps: usize,
+    batch: usize,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    ids: Tensor,
+}
+
+/// Those of one step, pictures channels-last.
+struct Micro {
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Vec<i64>,
+    ids: Tensor,
+}
+
+impl Inputs {
+    fn read(file: &dyn TensorSource) -> Result<Self> {
+        let read = |name: &str, dtype: DType, dimensions: usize| {
+            let info = file.info(name);
+            let info =
+                info.ok_or_else(|| mismatch(file.describe(), &format!("a tensor `{name}`"), "none"))?;
+            if info.shape.len() != dimensions {
+                let found = format!("{:?}", info.shape);
+                return Err(mismatch(format!("`{name}`"), &format!("{dimensions} sizes"), found));
+            }
+            Ok(file.read(name)?.to_dtype(dtype)?)
+        };
+        let latents = read("latents", DType::F32, 5)?;
+        let (steps, batch) = (latents.dims()[0], latents.dims()[1]);
+        let noise = read("noise", DType::F32, 5)?;
+        let (timesteps, ids) = (read("timesteps", DType::I64, 2)?, read("input_ids", DType::I64, 3)?);
+        let fits = |tensor: &Tensor| tensor.dims()[..2] == [steps, batch];
+        if steps == 0 || batch == 0 || noise.dims() != latents.dims() || !fits(&timesteps) || !fits(&ids) {
+            let expected = format!("[{steps}, {batch}, ...] as `latents`, neither 0");
+            let found = format!("{}, {}, {}", noise.shape(), timesteps.shape(), ids.shape());
+            return Err(mismatch("`noise`, `timesteps`, `input_ids`", &expected, found));
+        }
+        Ok(Self { steps, batch, latents, noise, timesteps, ids })
+    }
+
+    fn step(&self, step: usize) -> Result<Micro> {
+        fn part<T: scumble_tensor::Element>(tensor: &Tensor, step: usize) -> Result<Tensor> {
+            let dims = &tensor.dims()[1..];
+            let length: usize = dims.iter().product();
+            Ok(Tensor::from_slice(&tensor.as_slice::<T>()?[step * length..][..length], dims)?)
+        }
+        Ok(Micro {
+            latents: to_memory_layout(&part::<f32>(&self.latents, step)?)?,
+            noise: to_memory_layout(&part::<f32>(&self.noise, step)?)?,
+            timesteps: part::<i64>(&self.timesteps, step)?.to_vec()?,
+            ids: part::<i64>(&self.ids, step)?,
+        })
+    }
+}
+
+fn first_step(
+    backend: &dyn Backend,
+    output: &StepOutput,
+    file: &dyn TensorSource,
+) -> Result<Vec<(String, Tensor)>> {
+    let pictures = [("noisy", &output.noisy), ("target", &output.target), ("pred", &output.pred)];
+    let mut all =
+        BTreeMap::from([("step1.encoder_hidden_states".to_owned(), backend.download(&output.states)?)]);
+    for (name, tensor) in pictures {
+        all.insert(format!("step1.{name}"), to_file_layout(&backend.download(tensor)?)?);
+    }
+    Ok(all.into_iter().filter(|(name, _)| file.info(name).is_some()).collect())
+}
+
+fn gradients(
+    backend: &dyn Backend,
+    trained: &Trained,
+    gradients: &Gradients,
+    file: &dyn TensorSource,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut results = Vec::new();
+    for (name, param) in &trained.names {
+        let key = format!("grad1.{name}");
+        let (Some(info), Some(gradient)) = (file.info(&key), gradients.get(param.id())) else { continue };
+        let gradient = to_file_layout(&backend.download(gradient)?)?;
+        results.push((key, gradient.reshape(&info.shape)?));
+    }
+    Ok(results)
+}
+
+fn values(
+    backend: &dyn Backend,
+    trained: &Trained,
+    prefix: &str,
+    file: &dyn TensorSource,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut results = Vec::new();
+    for (name, param) in &trained.names {
+        let key = format!("{prefix}{name}");
+        if let Some(info) = file.info(&key) {
+            results.push((key, Modules::export(backend, param)?.reshape(&info.shape)?));
+        }
+    }
+    Ok(results)
+}
