@@ -4,6 +4,8 @@
 //! element type, puts convolutions into memory's layout and uploads, one tensor at a time, so there is never a second
 //! copy of a model. What is missing or misshapen is noted and an empty tensor takes its place; [`Loader::finish`]
 //! adds what nobody asked for and fails with the whole list.
+//!
+//! Without a file ([`Loader::fresh`]) every tensor starts at random, see `init`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +15,14 @@ use scumble_tensor::backend::Conv2dSpec;
 use scumble_tensor::{Backend, DType, Param, Tensor};
 
 use super::embedding::Embedding;
+use super::init::Init;
 use super::layout::{convert, to_memory_layout};
 use super::modules::Modules;
 use super::norm::{GroupNorm, LayerNorm};
 use super::observe::{Slot, Tap};
 use super::projection::{Kind, Projection};
 use crate::error::{Error, Result};
-use crate::files::TensorSource;
+use crate::files::{TensorInfo, TensorSource};
 
 /// A list longer than this says no more than its beginning; building stops.
 const MOST_PROBLEMS: usize = 4096;
@@ -116,12 +119,18 @@ type Aliases = fn(&str) -> Option<String>;
 /// See the module's text.
 pub struct Loader<'a> {
     component: &'static str,
-    source: &'a dyn TensorSource,
+    origin: Origin<'a>,
     backend: &'a dyn Backend,
     dtype: DType,
     aliases: Aliases,
     tolerated: &'a [&'a str],
     state: RefCell<State>,
+}
+
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    File(&'a dyn TensorSource),
+    Fresh { seed: u64 },
 }
 
 #[derive(Default)]
@@ -141,8 +150,22 @@ impl<'a> Loader<'a> {
         backend: &'a dyn Backend,
         dtype: DType,
     ) -> Self {
+        Self::from_origin(component, Origin::File(source), backend, dtype)
+    }
+
+    /// Starts every tensor of `component` at random, as a function of `seed` and its name.
+    pub fn fresh(component: &'static str, seed: u64, backend: &'a dyn Backend, dtype: DType) -> Self {
+        Self::from_origin(component, Origin::Fresh { seed }, backend, dtype)
+    }
+
+    fn from_origin(
+        component: &'static str,
+        origin: Origin<'a>,
+        backend: &'a dyn Backend,
+        dtype: DType,
+    ) -> Self {
         let state = RefCell::default();
-        Self { component, source, backend, dtype, aliases: |_| None, tolerated: &[], state }
+        Self { component, origin, backend, dtype, aliases: |_| None, tolerated: &[], state }
     }
 
     /// Looks under `aliases(name)` for a tensor that is not there under its own name.
@@ -167,11 +190,12 @@ impl<'a> Loader<'a> {
         self.locate(name).is_some()
     }
 
-    fn locate(&self, name: &str) -> Option<(String, crate::files::TensorInfo)> {
-        let own = self.source.info(name).map(|info| (name.to_owned(), info));
+    fn locate(&self, name: &str) -> Option<(&'a dyn TensorSource, String, TensorInfo)> {
+        let Origin::File(source) = self.origin else { return None };
+        let own = source.info(name).map(|info| (source, name.to_owned(), info));
         own.or_else(|| {
             let alias = (self.aliases)(name)?;
-            self.source.info(&alias).map(|info| (alias, info))
+            source.info(&alias).map(|info| (source, alias, info))
         })
     }
 
@@ -185,14 +209,18 @@ impl<'a> Loader<'a> {
     }
 
     fn failure(&self, problems: Vec<Problem>) -> Error {
-        WeightsError { component: self.component, source: self.source.describe(), problems }.into()
+        let source = match self.origin {
+            Origin::File(source) => source.describe(),
+            Origin::Fresh { seed } => format!("random weights of seed {seed}"),
+        };
+        WeightsError { component: self.component, source, problems }.into()
     }
 
     /// The tensor `name` in file layout and file type if it is there and has one of the shapes `accepted`, the
     /// first of which is the model's; it comes under that one.
     fn fetch(&self, name: &str, accepted: &[&[usize]]) -> Result<Option<Tensor>> {
         let expected = accepted.first().copied().unwrap_or_default();
-        let Some((filed, info)) = self.locate(name) else {
+        let Some((source, filed, info)) = self.locate(name) else {
             return self.complain(Problem::Missing { name: name.to_owned(), expected: expected.to_vec() });
         };
         self.state.borrow_mut().used.insert(filed.clone());
@@ -203,14 +231,19 @@ impl<'a> Loader<'a> {
             let (expected, found) = (expected.to_vec(), info.shape);
             return self.complain(Problem::Shape { name: filed, expected, found });
         }
-        Ok(Some(self.source.read(&filed)?.reshape(expected)?))
+        Ok(Some(source.read(&filed)?.reshape(expected)?))
     }
 
     /// The parameter `name`, on the backend, in memory layout; an empty one where something is wrong.
-    fn param(&self, name: String, accepted: &[&[usize]]) -> Result<Param> {
-        let value = match self.fetch(&name, accepted)? {
+    fn param(&self, name: String, accepted: &[&[usize]], init: Init) -> Result<Param> {
+        let dims = accepted.first().copied().unwrap_or_default();
+        let weight = match self.origin {
+            Origin::File(_) => self.fetch(&name, accepted)?,
+            Origin::Fresh { seed } => Some(init.value(seed, &name, dims)?),
+        };
+        let value = match weight {
             Some(weight) => self.backend.upload(&convert(&to_memory_layout(&weight)?, self.dtype)?)?,
-            None => Tensor::zeros(self.dtype, &vec![0; accepted.first().map_or(0, |dims| dims.len())])?,
+            None => Tensor::zeros(self.dtype, &vec![0; dims.len()])?,
         };
         let param = Param::frozen(name, value);
         self.state.borrow_mut().params.push(param.clone());
@@ -221,7 +254,8 @@ impl<'a> Loader<'a> {
     pub fn finish(self) -> Result<Modules> {
         let state = self.state.take();
         let mut problems = state.problems;
-        for name in self.source.names() {
+        let names = if let Origin::File(source) = self.origin { source.names() } else { Vec::new() };
+        for name in names {
             let tolerated = self.tolerated.iter().any(|ending| name.ends_with(ending));
             if !tolerated && !state.used.contains(&name) {
                 problems.push(Problem::Surplus { name });
@@ -266,9 +300,13 @@ impl Scope<'_, '_> {
         Tap::new(self.path.clone(), &self.loader.state.borrow().slot)
     }
 
-    /// The parameter `name` of shape `dims` below this path.
-    pub fn param(&self, name: &str, dims: &[usize]) -> Result<Param> {
-        self.loader.param(self.name(name), &[dims])
+    /// The table `name` of shape `dims` below this path.
+    pub fn table(&self, name: &str, dims: &[usize]) -> Result<Param> {
+        self.param(name, dims, Init::Normal(0.02))
+    }
+
+    fn param(&self, name: &str, dims: &[usize], init: Init) -> Result<Param> {
+        self.loader.param(self.name(name), &[dims], init)
     }
 
     /// A linear layer. A 1x1 convolution's weight is the same numbers and is accepted.
@@ -292,9 +330,11 @@ impl Scope<'_, '_> {
     }
 
     fn projection(&self, kind: Kind, weight: &[&[usize]], bias: bool) -> Result<Arc<Projection>> {
-        let outputs = weight.first().and_then(|dims| dims.first()).copied().unwrap_or(0);
-        let weight = self.loader.param(self.name("weight"), weight)?;
-        let mut bias = if bias { Some(self.param("bias", &[outputs])?) } else { None };
+        let dims = weight.first().copied().unwrap_or_default();
+        let (outputs, inputs) = (dims.first().copied().unwrap_or(0), dims.iter().skip(1).product());
+        let init = Init::Uniform { inputs };
+        let weight = self.loader.param(self.name("weight"), weight, init)?;
+        let mut bias = if bias { Some(self.param("bias", &[outputs], init)?) } else { None };
         if weight.value().numel() == 0 || bias.as_ref().is_some_and(|bias| bias.value().numel() == 0) {
             bias = None; // something is wrong and will be said in `finish`; until then any shape will do
         }
@@ -305,21 +345,129 @@ impl Scope<'_, '_> {
 
     /// A group norm.
     pub fn group_norm(&self, groups: usize, channels: usize, eps: f32) -> Result<GroupNorm> {
-        let gamma = self.param("weight", &[channels])?;
-        let beta = self.param("bias", &[channels])?;
+        let gamma = self.param("weight", &[channels], Init::Constant(1.0))?;
+        let beta = self.param("bias", &[channels], Init::Constant(0.0))?;
         Ok(GroupNorm { tap: self.tap(), gamma, beta, groups, eps })
     }
 
     /// A layer norm.
     pub fn layer_norm(&self, width: usize, eps: f32) -> Result<LayerNorm> {
-        let gamma = self.param("weight", &[width])?;
-        let beta = self.param("bias", &[width])?;
+        let gamma = self.param("weight", &[width], Init::Constant(1.0))?;
+        let beta = self.param("bias", &[width], Init::Constant(0.0))?;
         Ok(LayerNorm { tap: self.tap(), gamma, beta, eps })
     }
 
     /// A lookup table.
     pub fn embedding(&self, rows: usize, width: usize) -> Result<Embedding> {
-        let base = self.param("weight", &[rows, width])?;
+        let base = self.table("weight", &[rows, width])?;
         Ok(Embedding { tap: self.tap(), base, added: RwLock::new(None) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scumble_tensor::reference::ReferenceBackend;
+
+    use super::*;
+    use crate::files::Result as FileResult;
+
+    /// Weights in memory.
+    struct Weights(BTreeMap<String, Tensor>, BTreeMap<String, String>);
+
+    impl Weights {
+        fn new(tensors: &[(&str, &[f32], &[usize])]) -> Self {
+            let tensor = |(name, values, dims): &(&str, &[f32], &[usize])| {
+                ((*name).to_owned(), Tensor::from_slice(values, dims).unwrap())
+            };
+            Self(tensors.iter().map(tensor).collect(), BTreeMap::new())
+        }
+    }
+
+    impl TensorSource for Weights {
+        fn describe(&self) -> String {
+            "`weights`".to_owned()
+        }
+        fn names(&self) -> Vec<String> {
+            self.0.keys().cloned().collect()
+        }
+        fn info(&self, name: &str) -> Option<TensorInfo> {
+            self.0.get(name).map(|tensor| TensorInfo { dtype: tensor.dtype(), shape: tensor.dims().to_vec() })
+        }
+        fn read(&self, name: &str) -> FileResult<Tensor> {
+            Ok(self.0[name].clone())
+        }
+        fn metadata(&self) -> &BTreeMap<String, String> {
+            &self.1
+        }
+    }
+
+    const POINTWISE: Conv2dSpec = Conv2dSpec {
+        stride: 1,
+        padding: scumble_tensor::backend::Padding { top: 0, bottom: 0, left: 0, right: 0 },
+    };
+
+    #[test]
+    fn every_problem_is_named() {
+        let mut weights = Weights::new(&[
+            ("a.weight", &[0.0; 6], &[2, 3]),
+            ("a.bias", &[0.0; 3], &[3]),
+            ("extra", &[0.0], &[1]),
+            ("position_ids", &[0.0], &[1]),
+        ]);
+        weights.0.insert("c.weight".to_owned(), Tensor::from_slice(&[1i64], &[1]).unwrap());
+        let loader =
+            Loader::new("toy", &weights, &ReferenceBackend, DType::F32).tolerating(&["position_ids"]);
+        loader.root().at("a").linear(3, 2, true).unwrap();
+        loader.root().at("b").conv2d(1, 4, 3, POINTWISE).unwrap();
+        loader.root().at("c").table("weight", &[1]).unwrap();
+        let error = loader.finish().err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "`weights` does not hold the toy that the configuration describes\n  \
+             misshapen: `a.bias` is [3], expected [2]\n  missing: `b.weight` [4, 1, 3, 3]\n  \
+             missing: `b.bias` [4]\n  not floating-point numbers: `c.weight` is i64\n  \
+             not part of the model: `extra`"
+        );
+    }
+
+    #[test]
+    fn pointwise_convolutions_and_linear_layers_are_the_same_numbers() {
+        let six: [f32; 6] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let weights = Weights::new(&[
+            ("a.weight", &six, &[2, 3, 1, 1]),
+            ("b.weight", &six, &[2, 3]),
+            ("b.bias", &[0.0; 2], &[2]),
+        ]);
+        let loader = Loader::new("toy", &weights, &ReferenceBackend, DType::F64);
+        let a = loader.root().at("a").linear(3, 2, false).unwrap();
+        let b = loader.root().at("b").conv2d(3, 2, 1, POINTWISE).unwrap();
+        assert_eq!((a.weight().value().dims(), b.weight().value().dims()), (&[2, 3][..], &[2, 1, 1, 3][..]));
+        assert_eq!(a.weight().value().to_vec::<f32>().unwrap(), b.weight().value().to_vec::<f32>().unwrap());
+        let modules = loader.finish().unwrap();
+        assert_eq!(modules.projections().keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(modules.params().len(), 3);
+    }
+
+    #[test]
+    fn endless_configurations_stop() {
+        let weights = Weights::new(&[]);
+        let loader = Loader::new("toy", &weights, &ReferenceBackend, DType::F32);
+        let asked =
+            (0..1 << 20).take_while(|index| loader.root().at(index).layer_norm(1 << 20, 1e-5).is_ok());
+        assert!(asked.count() < MOST_PROBLEMS);
+    }
+
+    #[test]
+    fn fresh_weights_depend_on_seed_and_name() {
+        let first = |seed, name: &str| {
+            let loader = Loader::fresh("toy", seed, &ReferenceBackend, DType::F32);
+            let layer = loader.root().at(name).linear(16, 4, true).unwrap();
+            loader.finish().unwrap();
+            layer.weight().value().to_vec::<f32>().unwrap()
+        };
+        assert_eq!(first(1, "a"), first(1, "a"));
+        assert_ne!(first(1, "a"), first(2, "a"));
+        assert_ne!(first(1, "a"), first(1, "b"));
+        assert!(first(1, "a").iter().all(|value| value.abs() <= 0.25));
     }
 }

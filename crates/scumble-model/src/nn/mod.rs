@@ -11,6 +11,7 @@ mod attention;
 mod branch;
 mod config;
 mod embedding;
+mod init;
 mod layout;
 mod loader;
 mod modules;

@@ -23,6 +23,9 @@ use crate::nn::{Embedding, LayerNorm, Loader, Modules, Projection};
 pub use config::{EndToken, TextEncoderConfig};
 use layer::Layer;
 
+/// What messages call it.
+const COMPONENT: &str = "text encoder";
+
 /// See the module's text.
 pub struct TextEncoder {
     config: TextEncoderConfig,
@@ -57,15 +60,24 @@ impl TextEncoder {
         backend: &dyn Backend,
         dtype: DType,
     ) -> crate::Result<Self> {
-        let config = TextEncoderConfig::parse(config)?;
-        let loader = Loader::new("text encoder", weights, backend, dtype)
+        let loader = Loader::new(COMPONENT, weights, backend, dtype)
             .with_aliases(|name| name.strip_prefix("text_model.").map(str::to_owned))
             .tolerating(&["embeddings.position_ids"]);
+        Self::build(config, loader)
+    }
+
+    /// Builds it with random weights, for training from scratch and benchmarks.
+    pub fn fresh(config: &Value, seed: u64, backend: &dyn Backend, dtype: DType) -> crate::Result<Self> {
+        Self::build(config, Loader::fresh(COMPONENT, seed, backend, dtype))
+    }
+
+    fn build(config: &Value, loader: Loader<'_>) -> crate::Result<Self> {
+        let config = TextEncoderConfig::parse(config)?;
         let (root, width) = (loader.root(), config.width);
         let model = root.at("text_model");
         let embeddings = model.at("embeddings");
         let tokens = embeddings.at("token_embedding").embedding(config.vocabulary, width)?;
-        let positions = embeddings.at("position_embedding").param("weight", &[config.positions, width])?;
+        let positions = embeddings.at("position_embedding").table("weight", &[config.positions, width])?;
         let layer = |index: usize| Layer::new(&model.at("encoder.layers").at(index), &config);
         let layers = (0..config.layers).map(layer).collect::<crate::Result<_>>()?;
         let final_norm = model.at("final_layer_norm").layer_norm(width, config.eps)?;

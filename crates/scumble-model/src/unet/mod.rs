@@ -57,8 +57,16 @@ impl UNet {
         backend: &dyn Backend,
         dtype: DType,
     ) -> crate::Result<Self> {
+        Self::build(config, Loader::new("unet", weights, backend, dtype))
+    }
+
+    /// Builds it with random weights, for training from scratch and benchmarks.
+    pub fn fresh(config: &Value, seed: u64, backend: &dyn Backend, dtype: DType) -> crate::Result<Self> {
+        Self::build(config, Loader::fresh("unet", seed, backend, dtype))
+    }
+
+    fn build(config: &Value, loader: Loader<'_>) -> crate::Result<Self> {
         let config = UNetConfig::parse(config)?;
-        let loader = Loader::new("unet", weights, backend, dtype);
         let root = loader.root();
         let first = config.first_channels();
         let conv = |name: &str, inputs, outputs, kernel: usize| {

@@ -69,8 +69,16 @@ impl Vae {
         backend: &dyn Backend,
         dtype: DType,
     ) -> crate::Result<Self> {
+        Self::build(config, Loader::new("vae", weights, backend, dtype).with_aliases(old_attention_name))
+    }
+
+    /// Builds it with random weights, for training from scratch and benchmarks.
+    pub fn fresh(config: &Value, seed: u64, backend: &dyn Backend, dtype: DType) -> crate::Result<Self> {
+        Self::build(config, Loader::fresh("vae", seed, backend, dtype))
+    }
+
+    fn build(config: &Value, loader: Loader<'_>) -> crate::Result<Self> {
         let config = VaeConfig::parse(config)?;
-        let loader = Loader::new("vae", weights, backend, dtype).with_aliases(old_attention_name);
         let (root, latent) = (loader.root(), config.latent_channels);
         let pointwise = Conv2dSpec { stride: 1, padding: Padding::default() };
         let encoder = Encoder::new(&root.at("encoder"), &config)?;
