@@ -31,7 +31,12 @@ pub struct HubOptions {
 impl HubOptions {
     /// The environment's choices: `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`.
     pub fn from_env() -> Self {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    /// As [`HubOptions::from_env`], from any set of variables.
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let text = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let yes = |value: String| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on");
         Self {
             offline: text("HF_HUB_OFFLINE").is_some_and(yes),
@@ -151,7 +156,14 @@ impl Download<'_> {
         if path.exists() {
             return Ok(path);
         }
-        self.repo.download(file).map_err(|error| failure(self.id, file, &error))
+        // The crate asserts what it expects of answers; a server that answers otherwise must not end the program.
+        let downloaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.repo.download(file)));
+        match downloaded {
+            Ok(result) => result.map_err(|error| failure(self.id, file, &error)),
+            Err(_) => {
+                Err(hub_error(self.id, file, "the server's answer makes no sense".into(), String::new()))
+            }
+        }
     }
 }
 
@@ -273,4 +285,26 @@ fn failure(id: &HubId, file: &str, error: &ApiError) -> FileError {
 
 fn hub_error(id: &HubId, file: &str, reason: String, hint: String) -> FileError {
     FileError::Hub { repo: id.to_string(), file: file.into(), reason, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_read() {
+        let set = BTreeMap::from([
+            ("HF_HOME", "/data/hf"),
+            ("HF_TOKEN", " secret\n"),
+            ("HF_ENDPOINT", "https://mirror.example/"),
+            ("HF_HUB_OFFLINE", "1"),
+        ]);
+        let options = HubOptions::from_variables(|name| set.get(name).map(|value| value.to_string()));
+        assert_eq!(options.cache.as_deref(), Some(Path::new("/data/hf/hub")));
+        assert_eq!(options.token.as_deref(), Some("secret"));
+        assert_eq!(options.endpoint.as_deref(), Some("https://mirror.example"));
+        assert!(options.offline);
+        let empty = HubOptions::from_variables(|name| (name == "HF_TOKEN").then(String::new));
+        assert_eq!(empty, HubOptions::default());
+    }
 }

@@ -14,6 +14,8 @@ mod single;
 mod weights;
 
 #[cfg(test)]
+mod hub_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use scumble_tensor::reference::ReferenceBackend;
 use scumble_tensor::{DType, Tensor};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::files::safetensors_tests::fixtures;
 use crate::files::{SafetensorsFile, write_safetensors};
+use crate::text_encoder::TextEncoder;
+use crate::unet::UNet;
+use crate::vae::Vae;
 
 fn open(path: &Path, options: &BaseOptions) -> Result<BaseFiles> {
     BaseFiles::open(path.to_str().unwrap(), options)
@@ -363,4 +367,45 @@ fn a_strange_tensor_stays_in_sight() {
     let base = open(&file.write(), &BaseOptions::default()).unwrap();
     assert!(base.unet.weights.info("surprise.weight").is_some());
     assert_eq!(base.ignored, ["something.else"]);
+}
+
+/// Builds the three networks, which account for every tensor.
+fn build(base: &BaseFiles) -> crate::Result<()> {
+    let backend = ReferenceBackend;
+    UNet::load(&base.unet.config, base.unet.weights.as_ref(), &backend, DType::F32)?;
+    Vae::load(&base.vae.config, base.vae.weights.as_ref(), &backend, DType::F32)?;
+    TextEncoder::load(&base.text_encoder.config, base.text_encoder.weights.as_ref(), &backend, DType::F32)?;
+    Ok(())
+}
+
+#[test]
+fn derived_configurations_build_the_networks() {
+    let ckpt = fixtures().join("single_file/tiny-sd1.ckpt");
+    build(&open(&ckpt, &BaseOptions::default()).unwrap()).unwrap();
+    let (file, _) = SingleFile::of("tiny-sd2-keys.json", "tiny-sd2");
+    build(&open(&file.write(), &BaseOptions::default()).unwrap()).unwrap();
+}
+
+#[test]
+fn absurd_sizes_end_in_an_error_that_names_the_key() {
+    for (file, key, value) in [
+        ("unet/config.json", "block_out_channels", json!([0, 1, 2, 3])),
+        ("unet/config.json", "block_out_channels", json!([1e18, 1, 2, 3])),
+        ("unet/config.json", "layers_per_block", json!(4_000_000_000u64)),
+        ("unet/config.json", "cross_attention_dim", json!(-1)),
+        ("unet/config.json", "norm_num_groups", json!(0)),
+        ("vae/config.json", "block_out_channels", json!("many")),
+        ("text_encoder/config.json", "num_hidden_layers", json!(1e9)),
+        ("text_encoder/config.json", "hidden_size", json!("wide")),
+    ] {
+        let copy = copy_of_tiny_sd1();
+        let path = copy.path().join(file);
+        let mut config = read_object(&path).unwrap();
+        config[key] = value.clone();
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error =
+            open(copy.path(), &BaseOptions::default()).map_err(Into::into).and_then(|base| build(&base));
+        let error = error.err().unwrap_or_else(|| panic!("{key} = {value} was accepted")).to_string();
+        assert!(error.contains(key), "{key} = {value}: {error}");
+    }
 }
