@@ -1,5 +1,6 @@
 //! Floor 4 of scumble: training. From a folder of pictures to an adapter file.
 //!
+//! * [`data`]: from a folder of pictures to batches, picture and text in one piece.
 //! * [`picture`], [`plot`]: from a photograph's file to numbers, and back to PNG.
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
 //! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
@@ -11,6 +12,7 @@
 pub mod checkpoint;
 pub mod clip;
 pub mod config;
+pub mod data;
 mod error;
 pub mod losses;
 pub mod lr_schedule;

@@ -1,0 +1,136 @@
+//! What can go wrong between a folder and a batch. [`DataError::hints`] says what to do.
+
+use std::path::PathBuf;
+
+use super::report::Skipped;
+use crate::picture::PictureError;
+
+/// A folder of pictures that cannot be trained on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// Nothing there, or a file.
+    #[error("`{}` is not a folder", folder.display())]
+    NotAFolder {
+        /// The path given.
+        folder: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot list the folder `{}`: {source}", folder.display())]
+    List {
+        /// The path given.
+        folder: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A folder without a single picture.
+    #[error("there are no pictures in `{}` ({others} other files and folders are there)", folder.display())]
+    NoPictures {
+        /// The folder.
+        folder: PathBuf,
+        /// Entries that are no pictures.
+        others: usize,
+    },
+    /// All pictures were skipped.
+    #[error("none of the pictures in `{}` can be used ({}): {}", folder.display(), skipped.len(), first(skipped))]
+    NothingUsable {
+        /// The folder.
+        folder: PathBuf,
+        /// Each with its reason.
+        skipped: Vec<Skipped>,
+    },
+    /// A picture that cannot be read.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// A picture smaller than one cell of the latents.
+    #[error("`{file}` has {width} x {height} pixels: too small to learn from (at least 8 x 8)")]
+    TooSmall {
+        /// The file.
+        file: String,
+        /// Its width.
+        width: usize,
+        /// Its height.
+        height: usize,
+    },
+    /// A file was replaced while it was being used.
+    #[error("`{file}` has changed since the folder was read")]
+    Changed {
+        /// The file.
+        file: String,
+    },
+    /// A caption file that is no text.
+    #[error("the caption file `{file}` cannot be used: {reason}")]
+    Caption {
+        /// The caption file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A picture without the caption file that was asked for.
+    #[error("`{picture}` has no caption: there is no `{expected}` beside it")]
+    MissingCaption {
+        /// The picture.
+        picture: String,
+        /// The caption file's name.
+        expected: String,
+    },
+    /// Settings that give no text.
+    #[error("{setting} needs `{missing}`")]
+    MissingSetting {
+        /// What was chosen.
+        setting: &'static str,
+        /// What is absent or empty.
+        missing: &'static str,
+    },
+    /// A draw that belongs to another data set.
+    #[error("picture {index} was asked for, but the data set has {items}")]
+    NoSuchItem {
+        /// Index of the draw.
+        index: usize,
+        /// Number of pictures.
+        items: usize,
+    },
+}
+
+/// The first reasons, for a message of bearable length.
+fn first(skipped: &[Skipped]) -> String {
+    let shown: Vec<&str> = skipped.iter().take(3).map(|s| s.reason.as_str()).collect();
+    let more = skipped.len() - shown.len();
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join("; "))
+}
+
+impl DataError {
+    /// Whether leaving one file out would help.
+    pub fn concerns_one_file(&self) -> bool {
+        matches!(self, Self::Picture(_) | Self::TooSmall { .. } | Self::Caption { .. })
+    }
+
+    /// What the reader of the message can do.
+    pub fn hints(&self) -> Vec<String> {
+        let one = |hint: &str| vec![hint.to_owned()];
+        match self {
+            Self::NotAFolder { .. } | Self::List { .. } => {
+                one("give a folder that holds the pictures themselves; folders inside it are not entered")
+            }
+            Self::NoPictures { .. } => {
+                one("put JPEG, PNG, WebP, BMP or GIF files right into it; folders inside it are not entered")
+            }
+            Self::NothingUsable { skipped, .. } => {
+                let mut hints: Vec<String> = skipped.iter().flat_map(|s| s.hints.clone()).collect();
+                hints.sort();
+                hints.dedup();
+                hints
+            }
+            Self::Picture(error) => error.hint().map(str::to_owned).into_iter().collect(),
+            Self::TooSmall { .. } => one("use a larger version of the picture, or take it out of the folder"),
+            Self::Changed { .. } => one("start again, and leave the folder alone while training"),
+            Self::Caption { .. } => one("save it as plain text in UTF-8, one line, or delete it"),
+            Self::MissingCaption { .. } => {
+                one("write the file, or let captions come from `auto`, `file-name` or `prompt`")
+            }
+            Self::MissingSetting { missing, .. } => vec![format!("set `{missing}`, such as `sks dog`")],
+            Self::NoSuchItem { .. } => Vec::new(),
+        }
+    }
+}
