@@ -128,3 +128,98 @@ impl Branch for LowRank {
         product.reshape(projection.weight().value().dims())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use scumble_tensor::backend::{Conv2dSpec, Padding};
+    use scumble_tensor::reference::ReferenceBackend;
+    use scumble_tensor::rng::stream;
+
+    use super::*;
+    use crate::nn::Tap;
+
+    fn random(name: &str, dims: &[usize]) -> Param {
+        Param::trainable(name, stream(3, name).randn_tensor(dims).unwrap())
+    }
+
+    fn projection(kind: Kind, weight: &[usize]) -> Projection {
+        Projection::new(Tap::loose("p"), kind, random("w", weight), Some(random("b", &weight[..1]))).unwrap()
+    }
+
+    fn output(projection: &Projection, x: &[usize]) -> Vec<f32> {
+        let tape = Tape::inference(Arc::new(ReferenceBackend));
+        let x = Var::constant(stream(3, "x").randn_tensor(x).unwrap());
+        projection.forward(&tape, &x).unwrap().value().to_vec().unwrap()
+    }
+
+    /// Attaches a branch to a layer and folds it into a copy: both must say the same.
+    fn check_live_and_folded(kind: Kind, weight: &[usize], x: &[usize]) {
+        let (live, folded) = (projection(kind, weight), projection(kind, weight));
+        let base = output(&live, x);
+        let down = [&[2], &weight[1..]].concat();
+        let branch = Arc::new(LowRank::new(random("down", &down), random("up", &[weight[0], 2]), 0.0));
+        let as_branch: Arc<dyn Branch> = branch.clone();
+        live.attach(Arc::clone(&as_branch)).unwrap();
+        assert_eq!(output(&live, x), base, "scale 0 is the base, bit for bit");
+        branch.set_scale(0.7);
+        let expected = output(&live, x);
+        folded.add_delta(&ReferenceBackend, &branch.delta(&ReferenceBackend, &folded).unwrap()).unwrap();
+        let found = output(&folded, x);
+        let off = expected.iter().zip(&found).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(off < 1e-5 && expected != base, "off by {off}");
+        assert!(live.detach(&as_branch) && !live.detach(&as_branch));
+        assert_eq!(output(&live, x), base);
+    }
+
+    #[test]
+    fn live_equals_folded() {
+        check_live_and_folded(Kind::Linear, &[5, 4], &[2, 3, 4]);
+        let conv = Kind::Conv2d(Conv2dSpec { stride: 2, padding: Padding::same(1) });
+        check_live_and_folded(conv, &[5, 3, 3, 4], &[1, 5, 4, 4]);
+    }
+
+    #[test]
+    fn a_branch_that_does_not_fit_is_refused() {
+        let layer = projection(Kind::Linear, &[5, 4]);
+        for (down, up) in [([2, 3], [5, 2]), ([2, 4], [4, 2]), ([2, 4], [5, 3])] {
+            let branch = LowRank::new(random("down", &down), random("up", &up), 1.0);
+            let error = layer.attach(Arc::new(branch)).unwrap_err().to_string();
+            assert!(error.contains("for p"), "{error}");
+        }
+        assert!(layer.branches().is_empty());
+    }
+
+    #[test]
+    fn branches_act_together_and_learn() {
+        let layer = projection(Kind::Linear, &[5, 4]);
+        let branches: Vec<_> = (0..2)
+            .map(|i| {
+                let name = |part| format!("{part}{i}");
+                Arc::new(LowRank::new(random(&name("down"), &[1, 4]), random(&name("up"), &[5, 1]), 1.0))
+            })
+            .collect();
+        let base = output(&layer, &[1, 4]);
+        let alone = |branch: &Arc<LowRank>| {
+            layer.attach(branch.clone()).unwrap();
+            let y = output(&layer, &[1, 4]);
+            layer.detach_all();
+            y
+        };
+        let (first, second) = (alone(&branches[0]), alone(&branches[1]));
+        branches.iter().for_each(|branch| layer.attach(branch.clone()).unwrap());
+        for (i, both) in output(&layer, &[1, 4]).into_iter().enumerate() {
+            assert!((both - (first[i] + second[i] - base[i])).abs() < 1e-5);
+        }
+        layer.weight().set_trainable(false);
+        let tape = Tape::recording(Arc::new(ReferenceBackend));
+        let x = Var::constant(stream(3, "x").randn_tensor(&[1, 4]).unwrap());
+        let y = layer.forward(&tape, &x).unwrap();
+        let gradients = tape.backward(&y, y.value().clone()).unwrap();
+        for param in branches.iter().flat_map(|branch| branch.params()) {
+            assert!(gradients.get(param.id()).is_some(), "{}", param.name());
+        }
+        assert!(gradients.get(layer.weight().id()).is_none());
+    }
+}

@@ -100,3 +100,34 @@ impl Embedding {
         mul(tape, &rows, &Var::constant(mask))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use scumble_tensor::reference::ReferenceBackend;
+
+    use super::*;
+
+    #[test]
+    fn added_rows_answer_to_the_ids_behind_the_table() {
+        let rows = |values: &[f32]| Tensor::from_slice(values, &[values.len() / 2, 2]).unwrap();
+        let table = Embedding {
+            tap: Tap::loose("table"),
+            base: Param::frozen("table.weight", rows(&[1.0, 2.0, 3.0, 4.0])),
+            added: RwLock::new(None),
+        };
+        let tape = Tape::recording(Arc::new(ReferenceBackend));
+        let ids = Tensor::from_slice(&[1i64, 2, 0, 2], &[2, 2]).unwrap();
+        assert!(matches!(table.forward(&tape, &ids), Err(Error::Index { id: 2, rows: 2, .. })));
+        let added = Param::trainable("added", rows(&[5.0, 6.0]));
+        table.set_added(Some(added.clone())).unwrap();
+        let y = table.forward(&tape, &ids).unwrap();
+        assert_eq!(y.value().to_vec::<f32>().unwrap(), [3.0, 4.0, 5.0, 6.0, 1.0, 2.0, 5.0, 6.0]);
+        let gradients = tape.backward(&y, rows(&[1.0; 8]).reshape(&[2, 2, 2]).unwrap()).unwrap();
+        assert_eq!(gradients.get(added.id()).unwrap().to_vec::<f32>().unwrap(), [2.0, 2.0]);
+        assert!(
+            table.set_added(Some(Param::frozen("bad", rows(&[1.0, 1.0]).reshape(&[2, 1]).unwrap()))).is_err()
+        );
+    }
+}

@@ -119,3 +119,30 @@ impl Observer for Recorder {
         seen.insert(path.to_owned(), output.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use scumble_tensor::reference::ReferenceBackend;
+
+    use super::*;
+
+    #[test]
+    fn an_output_is_shown_without_the_residual_that_is_fused_to_it() {
+        let slot = Arc::<Slot>::default();
+        let tap = Tap::new("module", &slot);
+        let tape = Tape::inference(Arc::new(ReferenceBackend));
+        let value = |v: f32| Var::constant(Tensor::from_slice(&[v], &[1]).unwrap());
+        let sum = |residual: Option<&Var>| residual.map_or(Ok(value(2.0)), |r| add(&tape, &value(2.0), r));
+        let run = || tap.with_residual(&tape, Some(&value(3.0)), sum).unwrap().value().item::<f32>().unwrap();
+        assert_eq!(run(), 5.0);
+        let recorder = Arc::new(Recorder::new(["module"]));
+        slot.set(Some(recorder.clone()));
+        assert_eq!(run(), 5.0);
+        assert_eq!(recorder.take()["module"].item::<f32>().unwrap(), 2.0);
+        slot.set(None);
+        assert_eq!(run(), 5.0);
+        assert!(recorder.take().is_empty());
+    }
+}

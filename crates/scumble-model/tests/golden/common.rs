@@ -37,9 +37,8 @@ impl Fixture {
         SafetensorsFile::open(&self.folder.join(path)).unwrap()
     }
 
-    pub fn expected(&self, name: &str) -> Golden {
-        let path = self.folder.join("expected").join(name);
-        Golden { file: SafetensorsFile::open(&path).unwrap() }
+    pub fn golden(&self, path: &str) -> Golden {
+        Golden { file: self.weights(path) }
     }
 }
 

@@ -1,8 +1,9 @@
-//! The models against numbers of diffusers and transformers: `tests/fixtures/<model>/expected`.
+//! The models against numbers of diffusers and transformers in `tests/fixtures`.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's way to fail
 
 mod common;
+mod configurations;
 mod pipeline;
 mod text;
 mod unet;

@@ -101,7 +101,7 @@ fn check_run(models: &Models, golden: &Golden, spec: &Value, run: &str) {
 
 fn check_model(models: &Models) {
     let spec = &models.fixture.json("expected/expected.json")["pipeline"];
-    let golden = models.fixture.expected("pipeline.safetensors");
+    let golden = models.fixture.golden("expected/pipeline.safetensors");
     for run in ["default", "ddim", "euler"] {
         check_run(models, &golden, spec, run);
     }

@@ -12,7 +12,7 @@ fn check_model(name: &str) {
     let weights = fixture.weights("text_encoder/model.safetensors");
     let config = fixture.json("text_encoder/config.json");
     let encoder = TextEncoder::load(&config, &weights, backend().as_ref(), DTYPE).unwrap();
-    let golden = fixture.expected("text.safetensors");
+    let golden = fixture.golden("expected/text.safetensors");
     let ids = golden.tensor("input_ids");
     let tape = Tape::inference(backend());
     let output = encoder.forward(&tape, &ids).unwrap();

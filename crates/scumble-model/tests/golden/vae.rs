@@ -11,7 +11,7 @@ const BOUND: f64 = 1e-4;
 fn check(fixture: &Fixture, weights: &dyn TensorSource) {
     let vae = Vae::load(&fixture.json("vae/config.json"), weights, backend().as_ref(), DTYPE)
         .unwrap_or_else(|error| panic!("{error}"));
-    let golden = fixture.expected("vae.safetensors");
+    let golden = fixture.golden("expected/vae.safetensors");
     let tape = Tape::inference(backend());
     let moments = vae.encode(&tape, &golden.var("image")).unwrap();
     golden.compare("mean", &moments.mean, BOUND);
