@@ -71,6 +71,9 @@ impl Error {
                 "the base or an adapter may be damaged, or an adapter's strength too high; try without adapters"
                     .to_owned(),
             ],
+            Error::Tensor(scumble_tensor::Error::OutOfMemory { .. }) => {
+                vec!["use a smaller picture or batch, or close other programs".to_owned()]
+            }
             Error::Tensor(_) | Error::Sampler(_) | Error::Schedule(_) => Vec::new(),
         }
     }

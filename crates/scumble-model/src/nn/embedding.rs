@@ -31,6 +31,11 @@ impl Embedding {
         self.base.value().shape().first()
     }
 
+    /// All rows, added ones included: the ids that are understood.
+    pub fn rows(&self) -> usize {
+        self.base_rows() + self.added().map_or(0, |added| added.value().shape().first())
+    }
+
     /// The added rows `[n, c]`.
     pub fn added(&self) -> Option<Param> {
         self.added.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -61,8 +66,7 @@ impl Embedding {
     }
 
     fn compute(&self, tape: &Tape<'_>, ids: &Tensor) -> Result<Var> {
-        let (base_rows, added) = (self.base_rows(), self.added());
-        let rows = base_rows + added.as_ref().map_or(0, |added| added.value().shape().first());
+        let (base_rows, rows, added) = (self.base_rows(), self.rows(), self.added());
         let list = ids.as_slice::<i64>()?;
         if let Some(&id) = list.iter().find(|&&id| id < 0 || id as usize >= rows) {
             return Err(Error::Index { op: "embedding", id, rows });
@@ -122,6 +126,7 @@ mod tests {
         assert!(matches!(table.forward(&tape, &ids), Err(Error::Index { id: 2, rows: 2, .. })));
         let added = Param::trainable("added", rows(&[5.0, 6.0]));
         table.set_added(Some(added.clone())).unwrap();
+        assert_eq!((table.base_rows(), table.rows()), (2, 3));
         let y = table.forward(&tape, &ids).unwrap();
         assert_eq!(y.value().to_vec::<f32>().unwrap(), [3.0, 4.0, 5.0, 6.0, 1.0, 2.0, 5.0, 6.0]);
         let gradients = tape.backward(&y, rows(&[1.0; 8]).reshape(&[2, 2, 2]).unwrap()).unwrap();

@@ -1,6 +1,7 @@
 //! Models with unusual configurations, made by `tools/goldens/configurations.py`.
 
 use scumble_model::text_encoder::TextEncoder;
+use scumble_model::unet::UNet;
 use scumble_model::vae::Vae;
 use scumble_tensor::Tape;
 
@@ -32,6 +33,17 @@ fn three_levels() {
 #[test]
 fn text_and_sizes() {
     check_unet("unet-text-time");
+}
+
+#[test]
+fn fresh_weights_have_the_shapes_of_the_file() {
+    let fixture = Fixture::new("configurations/unet-three-levels");
+    let loaded = load(&fixture, "config.json", "weights.safetensors");
+    let fresh = UNet::fresh(&fixture.json("config.json"), 5, backend().as_ref(), DTYPE).unwrap();
+    assert_eq!(loaded.params().len(), fresh.params().len());
+    for (loaded, fresh) in loaded.params().iter().zip(fresh.params()) {
+        assert_eq!((loaded.name(), loaded.value().dims()), (fresh.name(), fresh.value().dims()));
+    }
 }
 
 #[test]
