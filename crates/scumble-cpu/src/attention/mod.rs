@@ -1,0 +1,117 @@
+//! Attention without a score matrix: tiles of scores live in the first-level cache, softmax runs online.
+//!
+//! ```text
+//! s = scale q k^T,   p = softmax(s),   o = p v,   lse = log sum exp s
+//! D = rowsum(do o),  p = exp(s - lse),  ds = p (do v^T - D)
+//! dv = p^T do,   dq = scale ds k,   dk = scale ds^T q
+//! ```
+//!
+//! Heads lie side by side in a row of `q`, `k`, `v`; they are first copied apart, which costs little beside the
+//! quadratic part and lets the inner loops run over short, dense rows. Scores are kept in base 2
+//! (`scale * log2 e` is folded into one operand), so that `exp2` needs no multiplication.
+
+pub(crate) mod backward;
+pub(crate) mod forward;
+
+use scumble_tensor::backend::AttentionSpec;
+use scumble_tensor::{Result, Tensor, shape_error};
+
+use crate::engine::Engine;
+use crate::operands::{expect_count, floats};
+use crate::pool::SharedMut;
+
+/// Sizes of an attention, checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes {
+    pub batch: usize,
+    pub heads: usize,
+    pub queries: usize,
+    pub keys: usize,
+    /// Width of a head.
+    pub width: usize,
+    pub causal: bool,
+}
+
+impl Sizes {
+    fn new(op: &'static str, q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<Self> {
+        let (&[batch, queries, all], &[_, keys, _]) = (q.dims(), k.dims()) else {
+            return Err(shape_error(op, "queries and keys", "[b, tokens, heads * d]", q.shape()));
+        };
+        if spec.heads == 0 || all == 0 || !all.is_multiple_of(spec.heads) {
+            return Err(shape_error(op, "width", format!("a multiple of {} heads", spec.heads), all));
+        }
+        for (what, tensor) in [("keys", k), ("values", v)] {
+            if tensor.dims() != [batch, keys, all] {
+                return Err(shape_error(op, what, format!("[{batch}, {keys}, {all}]"), tensor.shape()));
+            }
+        }
+        if keys == 0 && batch * queries > 0 {
+            return Err(shape_error(op, "keys", "at least one", keys));
+        }
+        let (heads, causal) = (spec.heads, spec.causal);
+        Ok(Self { batch, heads, queries, keys, width: all / heads, causal })
+    }
+
+    fn batch_heads(&self) -> usize {
+        self.batch * self.heads
+    }
+
+    /// Number of keys that queries before `end` see.
+    fn keys_seen(&self, end: usize) -> usize {
+        if self.causal { end.min(self.keys) } else { self.keys }
+    }
+}
+
+/// Copies heads apart: `x [b, tokens, heads * d]` -> `[b * heads, tokens, row]`, zeros behind the `d` floats.
+fn split_heads(engine: &Engine, s: &Sizes, x: &[f32], tokens: usize, row: usize, to: &mut [f32]) {
+    let to = SharedMut::new(to);
+    let piece = 256;
+    let pieces = tokens.div_ceil(piece);
+    engine.pool.run(s.batch_heads() * pieces, |task, _| {
+        let (head, first) = (task / pieces, (task % pieces) * piece);
+        let count = piece.min(tokens - first);
+        // SAFETY: every task has rows of its own.
+        let to = unsafe { to.slice((head * tokens + first) * row, count * row) };
+        for (token, to) in to.chunks_exact_mut(row.max(1)).enumerate() {
+            let line = (head / s.heads) * tokens + first + token;
+            let from = &x[line * s.heads * s.width + (head % s.heads) * s.width..][..s.width];
+            let (values, rest) = to.split_at_mut(s.width);
+            values.copy_from_slice(from);
+            rest.fill(0.0);
+        }
+    });
+}
+
+/// Transposes `count` rows of `width` floats (`row` apart) times `factor` into `[width][to_row]`, zeros behind.
+fn transpose_scaled(
+    from: &[f32],
+    row: usize,
+    count: usize,
+    width: usize,
+    factor: f32,
+    to: &mut [f32],
+    to_row: usize,
+) {
+    for (d, line) in to.chunks_exact_mut(to_row).take(width).enumerate() {
+        for (index, value) in line[..count].iter_mut().enumerate() {
+            *value = from[index * row + d] * factor;
+        }
+        line[count..].fill(0.0);
+    }
+}
+
+/// The three operands' floats.
+fn operands<'t>(op: &'static str, q: &'t Tensor, k: &'t Tensor, v: &'t Tensor) -> Result<[&'t [f32]; 3]> {
+    Ok([floats(op, "the queries", q)?, floats(op, "the keys", k)?, floats(op, "the values", v)?])
+}
+
+/// Checks a tensor laid out as the queries.
+fn like_queries<'t>(
+    op: &'static str,
+    what: &'static str,
+    tensor: &'t Tensor,
+    s: &Sizes,
+) -> Result<&'t [f32]> {
+    expect_count(op, what, tensor, s.batch * s.queries * s.heads * s.width)?;
+    floats(op, what, tensor)
+}

@@ -1,0 +1,209 @@
+//! Convolutions as products whose operands are looked up in the picture; the unfolded matrix never exists.
+//!
+//! ```text
+//! y[p, o]       = sum over tap, c of  x[stride p + tap - pad, c]  w[o, tap, c]
+//! dx[p, c]      = sum over tap, o of  dy[(p + pad - tap) / stride, o]  w[o, tap, c]   where that is whole
+//! dw[o, tap, c] = sum over p of       dy[p, o]  x[stride p + tap - pad, c]
+//! ```
+//!
+//! With a stride the input gradient falls into stride^2 phases, one for each remainder of the pixel's position; each is
+//! a product over the taps that reach it. The weight gradient is one product a tap.
+
+use scumble_tensor::backend::Conv2dSpec;
+use scumble_tensor::{Result, Tensor, shape_error};
+
+use crate::engine::Engine;
+use crate::gemm::operand::{Along, Operand, Pixels, Runs};
+use crate::gemm::{Output, RowMap, gemm};
+use crate::operands::{floats, floats_of, optional};
+
+/// Sizes of a convolution.
+struct Sizes {
+    n: usize,
+    input: [usize; 2],
+    c: usize,
+    out: usize,
+    kernel: [usize; 2],
+    output: [usize; 2],
+}
+
+impl Sizes {
+    fn taps(&self) -> impl Iterator<Item = [usize; 2]> + '_ {
+        (0..self.kernel[0]).flat_map(|y| (0..self.kernel[1]).map(move |x| [y, x]))
+    }
+
+    /// Where in the input tap `[y, x]` of output pixel 0 lies.
+    fn offset(tap: [usize; 2], spec: &Conv2dSpec) -> [isize; 2] {
+        [tap[0] as isize - spec.padding.top as isize, tap[1] as isize - spec.padding.left as isize]
+    }
+}
+
+/// `[out, kh, kw, c]`.
+fn weight_sizes(op: &'static str, w: &Tensor) -> Result<[usize; 4]> {
+    <[usize; 4]>::try_from(w.dims()).map_err(|_| shape_error(op, "weight", "[out, kh, kw, c]", w.shape()))
+}
+
+/// `x [n, h, w, c]`, `w [out, kh, kw, c]` -> `[n, oh, ow, out]`.
+pub(crate) fn forward(
+    engine: &Engine,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    add: Option<&Tensor>,
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
+    const OP: &str = "conv2d";
+    let [n, height, width, c] = x.nhwc(OP)?;
+    let [out, kh, kw, weight_c] = weight_sizes(OP, w)?;
+    if weight_c != c {
+        return Err(shape_error(OP, "input channels", weight_c, c));
+    }
+    let output = spec.output_size([height, width], [kh, kw])?;
+    let s = Sizes { n, input: [height, width], c, out, kernel: [kh, kw], output };
+    let rows = n * output[0] * output[1];
+    let (x, w) = (floats(OP, "the input", x)?, floats(OP, "the weight", w)?);
+    let bias = optional(OP, "bias", bias, out)?;
+    let add = optional(OP, "the addend", add, rows * out)?;
+    let zeros = vec![0.0; c];
+    let pixels = Pixels {
+        data: x,
+        zeros: &zeros,
+        size: s.input,
+        channels: c,
+        grid: output,
+        step: spec.stride,
+        offsets: s.taps().map(|tap| Sizes::offset(tap, &spec)).collect(),
+    };
+    let taps = kh * kw;
+    let a = Operand {
+        runs: Runs::Pixels(pixels),
+        along: Along::Depth,
+        outer: rows,
+        segments: taps,
+        segment_len: c,
+    };
+    let offsets = (0..taps).map(|tap| tap * c).collect();
+    let runs = Runs::Matrix { data: w, stride: taps * c, offsets };
+    let b = Operand { runs, along: Along::Depth, outer: out, segments: taps, segment_len: c };
+    Tensor::try_build(&[n, output[0], output[1], out], |y: &mut [f32]| {
+        gemm(engine, &a, &b, Output { bias, add, ..Output::plain(y, out) })
+    })
+}
+
+/// `dy [n, oh, ow, out]`, `w [out, kh, kw, c]` -> `[n, h, w, c]`.
+pub(crate) fn grad_input(
+    engine: &Engine,
+    d_y: &Tensor,
+    w: &Tensor,
+    input: [usize; 2],
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
+    const OP: &str = "conv2d_grad_input";
+    let [n, oh, ow, out] = d_y.nhwc(OP)?;
+    let [weight_out, kh, kw, c] = weight_sizes(OP, w)?;
+    let output = spec.output_size(input, [kh, kw])?;
+    if [oh, ow, out] != [output[0], output[1], weight_out] {
+        let expected = format!("[{n}, {}, {}, {weight_out}]", output[0], output[1]);
+        return Err(shape_error(OP, "upstream gradient", expected, d_y.shape()));
+    }
+    let s = Sizes { n, input, c, out, kernel: [kh, kw], output };
+    let (d_y, w) = (floats(OP, "the upstream gradient", d_y)?, floats(OP, "the weight", w)?);
+    Tensor::try_build(&[n, input[0], input[1], c], |d_x: &mut [f32]| {
+        let phases = (0..spec.stride).flat_map(|y| (0..spec.stride).map(move |x| [y, x]));
+        phases.into_iter().try_for_each(|phase| grad_input_phase(engine, d_y, w, &s, spec, phase, d_x))
+    })
+}
+
+/// The input pixels whose position leaves the remainder `phase`.
+fn grad_input_phase(
+    engine: &Engine,
+    d_y: &[f32],
+    w: &[f32],
+    s: &Sizes,
+    spec: Conv2dSpec,
+    phase: [usize; 2],
+    d_x: &mut [f32],
+) -> Result<()> {
+    let stride = spec.stride;
+    let grid = [0, 1].map(|axis| s.input[axis].saturating_sub(phase[axis]).div_ceil(stride));
+    // Taps that reach the phase, with the output pixel that its first pixel meets.
+    let mut reaching = Vec::new();
+    for tap in s.taps() {
+        let [y, x] = Sizes::offset(tap, &spec);
+        let (y, x) = (phase[0] as isize - y, phase[1] as isize - x);
+        let step = stride as isize;
+        if y.rem_euclid(step) == 0 && x.rem_euclid(step) == 0 {
+            reaching.push((tap, [y.div_euclid(step), x.div_euclid(step)]));
+        }
+    }
+    let zeros = vec![0.0; s.out];
+    let pixels = Pixels {
+        data: d_y,
+        zeros: &zeros,
+        size: s.output,
+        channels: s.out,
+        grid,
+        step: 1,
+        offsets: reaching.iter().map(|&(_, offset)| offset).collect(),
+    };
+    let segments = reaching.len();
+    let a = Operand {
+        runs: Runs::Pixels(pixels),
+        along: Along::Depth,
+        outer: s.n * grid[0] * grid[1],
+        segments,
+        segment_len: s.out,
+    };
+    let offsets = reaching.iter().map(|&([y, x], _)| (y * s.kernel[1] + x) * s.c).collect();
+    let runs = Runs::Matrix { data: w, stride: s.kernel[0] * s.kernel[1] * s.c, offsets };
+    let b = Operand { runs, along: Along::Outer, outer: s.c, segments, segment_len: s.out };
+    let rows = if stride == 1 {
+        RowMap::Identity
+    } else {
+        RowMap::Phase { grid, size: s.input, start: phase, step: stride }
+    };
+    gemm(engine, &a, &b, Output { rows, ..Output::plain(d_x, s.c) })
+}
+
+/// f32 `[out, kh, kw, c]`.
+pub(crate) fn grad_weight(
+    engine: &Engine,
+    d_y: &Tensor,
+    x: &Tensor,
+    kernel: [usize; 2],
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
+    const OP: &str = "conv2d_grad_weight";
+    let [n, height, width, c] = x.nhwc(OP)?;
+    let output = spec.output_size([height, width], kernel)?;
+    let out = d_y.shape().last();
+    let rows = n * output[0] * output[1];
+    if d_y.dims() != [n, output[0], output[1], out] {
+        let expected = format!("[{n}, {}, {}, out]", output[0], output[1]);
+        return Err(shape_error(OP, "upstream gradient", expected, d_y.shape()));
+    }
+    let d_y = floats_of(OP, "the upstream gradient", d_y, rows * out)?;
+    let x = floats(OP, "the input", x)?;
+    let s = Sizes { n, input: [height, width], c, out, kernel, output };
+    let zeros = vec![0.0; c];
+    let taps = kernel[0] * kernel[1];
+    Tensor::try_build(&[out, kernel[0], kernel[1], c], |d_w: &mut [f32]| {
+        for (index, tap) in s.taps().enumerate() {
+            let pixels = Pixels {
+                data: x,
+                zeros: &zeros,
+                size: s.input,
+                channels: s.c,
+                grid: s.output,
+                step: spec.stride,
+                offsets: vec![Sizes::offset(tap, &spec)],
+            };
+            let runs = Runs::Pixels(pixels);
+            let b = Operand { runs, along: Along::Outer, outer: c, segments: 1, segment_len: rows };
+            let a = Operand::columns(d_y, s.out, rows);
+            gemm(engine, &a, &b, Output::plain(&mut d_w[index * c..], taps * c))?;
+        }
+        debug_assert_eq!(s.n * s.output[0] * s.output[1], rows);
+        Ok(())
+    })
+}

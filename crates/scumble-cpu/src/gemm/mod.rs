@@ -1,0 +1,200 @@
+//! Matrix product `out = alpha * a b^T' + bias + add` over anything an [`Operand`] can describe.
+//!
+//! The result is cut into tasks of some rows times some columns. One side ("b") is packed into panels that fit the
+//! second-level cache, the other ("a") is read in place, six rows at a time, broadcast. Depth is walked in blocks:
+//!
+//! ```text
+//! for group of depth blocks:             packed b of at most PACKED_BYTES
+//!   pack b                               tasks: panels
+//!   for rows x columns of the result:    tasks
+//!     for block, six rows, panel:        kernel, then add to the result
+//! ```
+//!
+//! Packing costs about one step an element, so the smaller side is packed: where the result has fewer rows than
+//! columns the product is computed transposed and turned at the end. Each element's sum runs over k in order, in
+//! blocks that depend on the depth alone: neither threads nor tiles show in the result.
+
+pub(crate) mod kernel;
+pub(crate) mod operand;
+mod pack;
+mod tile;
+
+use scumble_tensor::Result;
+
+use crate::engine::{Engine, Scratch};
+use crate::pool::SharedMut;
+use kernel::ROWS;
+use operand::{Along, Block, Operand, blocks};
+use tile::{RowsTask, Source};
+
+/// Most depth of a block: six rows of it in the first-level cache, a panel group of it in the second.
+const BLOCK_DEPTH: usize = 384;
+/// Most columns a task walks at once: times the depth of a block, about half of a second-level cache.
+const TASK_COLUMNS: usize = 320;
+/// Most rows of a task.
+const TASK_ROWS: usize = 192;
+/// Most floats of packed panels at once: they should stay in the last-level cache.
+const PACKED_FLOATS: usize = 2 << 20;
+
+/// Which line of the result row `i` of the product is.
+#[derive(Clone, Copy)]
+pub(crate) enum RowMap {
+    /// Line `i`.
+    Identity,
+    /// Every `step`-th pixel of a picture `size`, from `start` on; rows walk a grid `[h, w]` an image.
+    Phase { grid: [usize; 2], size: [usize; 2], start: [usize; 2], step: usize },
+}
+
+impl RowMap {
+    #[inline(always)]
+    pub(crate) fn line(&self, row: usize) -> usize {
+        match *self {
+            RowMap::Identity => row,
+            RowMap::Phase { grid, size, start, step } => {
+                let (line, x) = (row / grid[1], row % grid[1]);
+                let (image, y) = (line / grid[0], line % grid[0]);
+                (image * size[0] + start[0] + y * step) * size[1] + start[1] + x * step
+            }
+        }
+    }
+}
+
+/// Where and how a product is written.
+pub(crate) struct Output<'a> {
+    /// Holds element `(i, j)` at `rows.line(i) * stride + j`.
+    pub data: &'a mut [f32],
+    pub stride: usize,
+    pub rows: RowMap,
+    pub alpha: f32,
+    /// One for each column.
+    pub bias: Option<&'a [f32]>,
+    /// Laid out as `data`.
+    pub add: Option<&'a [f32]>,
+}
+
+impl<'a> Output<'a> {
+    /// A whole matrix of `stride` columns, the product alone.
+    pub(crate) fn plain(data: &'a mut [f32], stride: usize) -> Self {
+        Self { data, stride, rows: RowMap::Identity, alpha: 1.0, bias: None, add: None }
+    }
+}
+
+/// Computes `out[i, j] = alpha * sum over k of a[i, k] b[j, k] + bias[j] + add[i, j]`.
+pub(crate) fn gemm(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) -> Result<()> {
+    if a.outer == 0 || b.outer == 0 {
+        return Ok(());
+    }
+    let both_along_depth = a.along == Along::Depth && b.along == Along::Depth;
+    if both_along_depth && a.outer < b.outer {
+        transposed(engine, a, b, out)
+    } else {
+        direct(engine, a, b, out)
+    }
+}
+
+/// The product with the sides exchanged, then turned.
+fn transposed(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) -> Result<()> {
+    let (m, n) = (a.outer, b.outer);
+    let mut scratch = Scratch::new(1, m * n)?;
+    let turned = scratch.all();
+    direct(engine, b, a, Output::plain(turned, m))?;
+    let turned = &*turned;
+    let lines = SharedMut::new(out.data);
+    // Squares of 16 keep both sides within the first-level cache.
+    let (row_blocks, column_blocks) = (m.div_ceil(16), n.div_ceil(64));
+    engine.pool.run(row_blocks * column_blocks, |index, _| {
+        let columns = (index / row_blocks) * 64..((index / row_blocks) * 64 + 64).min(n);
+        let first = (index % row_blocks) * 16;
+        for row in first..(first + 16).min(m) {
+            let at = out.rows.line(row) * out.stride + columns.start;
+            // SAFETY: every task has rows and columns of its own.
+            let line = unsafe { lines.slice(at, columns.len()) };
+            for (to, column) in line.iter_mut().zip(columns.clone()) {
+                let bias = out.bias.map_or(0.0, |bias| bias[column]);
+                *to = out.alpha * turned[column * m + row] + bias;
+            }
+            if let Some(add) = out.add {
+                line.iter_mut().zip(&add[at..]).for_each(|(to, add)| *to += add);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The product with `b` packed.
+fn direct(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) -> Result<()> {
+    let (m, n) = (a.outer, b.outer);
+    let shape = engine.panel_shape();
+    let blocks = blocks(a.segments, a.segment_len, BLOCK_DEPTH);
+    let columns = shape.padded(n);
+    let last_line = out.rows.line(m - 1) * out.stride + n;
+    assert!(last_line <= out.data.len() && out.add.is_none_or(|add| add.len() >= last_line));
+    assert!(out.bias.is_none_or(|bias| bias.len() >= n));
+    let task_columns = (TASK_COLUMNS / shape.width).max(1) * shape.width;
+    let column_tasks = n.div_ceil(task_columns);
+    let task_rows = task_rows(m, column_tasks, engine.pool.threads());
+    let row_tasks = m.div_ceil(task_rows);
+    let groups = group(&blocks, columns);
+    let largest = groups.iter().map(|group| group.iter().map(|block| block.depth).sum::<usize>()).max();
+    let mut packed = Scratch::new(1, largest.unwrap_or(0) * columns)?;
+    let strip_floats = if a.along == Along::Outer { task_rows * BLOCK_DEPTH } else { 0 };
+    let strips = Scratch::new(engine.pool.threads(), strip_floats)?;
+    let data = SharedMut::new(out.data);
+    for (index, group) in groups.iter().enumerate() {
+        let packed = packed.all();
+        pack_group(engine, b, group, packed);
+        let source = Source {
+            a,
+            panels: packed,
+            blocks: group,
+            columns,
+            starts: index == 0,
+            ends: index + 1 == groups.len(),
+        };
+        engine.pool.run(row_tasks * column_tasks, |task, worker| {
+            let (row, column) = ((task % row_tasks) * task_rows, (task / row_tasks) * task_columns);
+            engine.tier.run(RowsTask {
+                source: &source,
+                rows: row..(row + task_rows).min(m),
+                columns: column..(column + task_columns).min(n),
+                data,
+                stride: out.stride,
+                map: out.rows,
+                alpha: out.alpha,
+                bias: out.bias,
+                add: out.add,
+                // SAFETY: no two tasks run as the same worker at once.
+                strips: unsafe { strips.of(worker) },
+            });
+        });
+    }
+    Ok(())
+}
+
+/// Rows of a task: as many as [`TASK_ROWS`], fewer when that leaves threads without work.
+fn task_rows(m: usize, column_tasks: usize, threads: usize) -> usize {
+    let wanted = if threads > 1 { (threads * 4).div_ceil(column_tasks) } else { 1 };
+    m.div_ceil(wanted).clamp(1, TASK_ROWS).next_multiple_of(ROWS)
+}
+
+/// Cuts blocks into groups whose packed panels stay below [`PACKED_FLOATS`].
+fn group(blocks: &[Block], columns: usize) -> Vec<&[Block]> {
+    let deepest = blocks.iter().map(|block| block.depth).max().unwrap_or(0).max(1);
+    blocks.chunks((PACKED_FLOATS / (deepest * columns.max(1))).max(1)).collect()
+}
+
+/// Packs all panels of some blocks, block after block.
+fn pack_group(engine: &Engine, b: &Operand<'_>, group: &[Block], packed: &mut [f32]) {
+    let shape = engine.panel_shape();
+    let columns = shape.padded(b.outer);
+    let panels = b.outer.div_ceil(shape.width);
+    let packed = SharedMut::new(packed);
+    engine.pool.run(group.len() * panels, |task, _| {
+        let (block, first) = (task / panels, (task % panels) * shape.width);
+        let before: usize = group[..block].iter().map(|block| block.depth).sum();
+        let (width, depth) = (shape.width.min(columns - first), group[block].depth);
+        // SAFETY: every task has a panel of its own.
+        let to = unsafe { packed.slice(before * columns + first * depth, width * depth) };
+        pack::panel(b, &group[block], first, width, to);
+    });
+}

@@ -1,0 +1,134 @@
+//! What a product reads: matrices and pictures, seen as contiguous runs of floats.
+//!
+//! An operand has an outer index (a row or column of the result) and the depth that is summed over. The depth comes in
+//! segments: one for a matrix, one a kernel tap for a convolution. Memory is contiguous along the depth
+//! (activations `[row, k]`, weights `[out, k]`) or along the outer index (anything transposed); a *run* is one such
+//! contiguous piece. A convolution is a product whose runs are looked up in the picture, or are zeros beside it, so
+//! its unfolded matrix never exists.
+
+/// Along which index neighbouring floats lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Along {
+    /// The summed index: a run is one outer index' part of a segment.
+    Depth,
+    /// The outer index: a run is all of it at one depth.
+    Outer,
+}
+
+/// Where runs are.
+#[derive(Clone)]
+pub(crate) enum Runs<'a> {
+    /// At `offsets[segment] + major * stride`.
+    Matrix { data: &'a [f32], stride: usize, offsets: Vec<usize> },
+    /// Pixels of a picture.
+    Pixels(Pixels<'a>),
+}
+
+/// Pixels `[h, w, c]` of a batch: run `major = (image, y, x)` of a grid reads the pixel at
+/// `step * (y, x) + offsets[segment]`, or zeros when that is outside.
+#[derive(Clone)]
+pub(crate) struct Pixels<'a> {
+    pub data: &'a [f32],
+    /// At least `channels` zeros.
+    pub zeros: &'a [f32],
+    pub size: [usize; 2],
+    pub channels: usize,
+    pub grid: [usize; 2],
+    pub step: usize,
+    pub offsets: Vec<[isize; 2]>,
+}
+
+impl<'a> Pixels<'a> {
+    fn run(&self, major: usize, segment: usize) -> &'a [f32] {
+        let [grid_h, grid_w] = self.grid;
+        let (line, x) = (major / grid_w, major % grid_w);
+        let (image, y) = (line / grid_h, line % grid_h);
+        let [offset_y, offset_x] = self.offsets[segment];
+        let inside = |grid: usize, offset: isize, size: usize| {
+            (grid * self.step).checked_add_signed(offset).filter(|&position| position < size)
+        };
+        match (inside(y, offset_y, self.size[0]), inside(x, offset_x, self.size[1])) {
+            (Some(y), Some(x)) => {
+                let pixel = (image * self.size[0] + y) * self.size[1] + x;
+                &self.data[pixel * self.channels..(pixel + 1) * self.channels]
+            }
+            _ => &self.zeros[..self.channels],
+        }
+    }
+}
+
+/// One side of a product.
+#[derive(Clone)]
+pub(crate) struct Operand<'a> {
+    pub runs: Runs<'a>,
+    pub along: Along,
+    /// Size of the outer index.
+    pub outer: usize,
+    pub segments: usize,
+    /// Depth of one segment.
+    pub segment_len: usize,
+}
+
+impl<'a> Operand<'a> {
+    /// `data [outer, depth]`.
+    pub(crate) fn rows(data: &'a [f32], outer: usize, depth: usize) -> Self {
+        let runs = Runs::Matrix { data, stride: depth, offsets: vec![0] };
+        Self { runs, along: Along::Depth, outer, segments: 1, segment_len: depth }
+    }
+
+    /// `data [depth, outer]`.
+    pub(crate) fn columns(data: &'a [f32], outer: usize, depth: usize) -> Self {
+        let runs = Runs::Matrix { data, stride: outer, offsets: vec![0] };
+        Self { runs, along: Along::Outer, outer, segments: 1, segment_len: depth }
+    }
+
+    /// The run of `major` (an outer index, or a depth within the segment) in `segment`.
+    #[inline]
+    pub(crate) fn run(&self, major: usize, segment: usize) -> &'a [f32] {
+        let len = match self.along {
+            Along::Depth => self.segment_len,
+            Along::Outer => self.outer,
+        };
+        match &self.runs {
+            Runs::Matrix { data, stride, offsets } => &data[offsets[segment] + major * stride..][..len],
+            Runs::Pixels(pixels) => &pixels.run(major, segment)[..len],
+        }
+    }
+}
+
+/// A part of one segment's depth.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk {
+    pub segment: usize,
+    pub start: usize,
+    pub len: usize,
+}
+
+/// Chunks that are summed in registers before they meet memory.
+pub(crate) struct Block {
+    pub chunks: Vec<Chunk>,
+    pub depth: usize,
+}
+
+/// Cuts a depth into blocks of at most `most` (as even as they come). A product without depth is one empty block.
+pub(crate) fn blocks(segments: usize, segment_len: usize, most: usize) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let pieces = segment_len.div_ceil(most);
+    for segment in 0..segments {
+        for piece in 0..pieces {
+            let (start, end) = (piece * segment_len / pieces, (piece + 1) * segment_len / pieces);
+            let chunk = Chunk { segment, start, len: end - start };
+            match blocks.last_mut() {
+                Some(block) if block.depth + chunk.len <= most => {
+                    block.depth += chunk.len;
+                    block.chunks.push(chunk);
+                }
+                _ => blocks.push(Block { chunks: vec![chunk], depth: chunk.len }),
+            }
+        }
+    }
+    if blocks.is_empty() {
+        blocks.push(Block { chunks: Vec::new(), depth: 0 });
+    }
+    blocks
+}

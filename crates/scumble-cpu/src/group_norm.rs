@@ -1,0 +1,335 @@
+//! Group norm over channels-last pictures, with SiLU on request.
+//!
+//! ```text
+//! z = (x - mean) rstd gamma + beta,   y = z or silu(z);   mean, rstd per image and group
+//! g = dy silu'(z) gamma,  xh = (x - mean) rstd
+//! dx = rstd (g - mean(g) - xh mean(g xh))      dgamma = sum dy silu'(z) xh      dbeta = sum dy silu'(z)
+//! ```
+//!
+//! A group's channels lie side by side in every pixel, so all sums are first taken per channel over rows (vectors run
+//! along channels), then over the group. The variance is summed about the mean in a second pass: one more reading of
+//! the picture, and no cancellation.
+
+use scumble_tensor::backend::{GroupNormSpec, NormGrads, NormWanted};
+use scumble_tensor::{Result, Tensor, shape_error};
+
+use crate::activation::{swish, swish_slope};
+use crate::engine::Engine;
+use crate::operands::{floats, floats_of, images};
+use crate::pool::SharedMut;
+use crate::reduce::{column_sums, piece_rows};
+use crate::simd::{Kernel, Simd};
+
+/// `[n, inner, c]` and the groups, checked.
+fn sizes(op: &'static str, x: &Tensor, spec: &GroupNormSpec) -> Result<[usize; 3]> {
+    let [n, inner, c] = images(op, x)?;
+    if spec.groups == 0 || !c.is_multiple_of(spec.groups) {
+        return Err(shape_error(op, "channels", format!("a multiple of {} groups", spec.groups), c));
+    }
+    Ok([n, inner, c])
+}
+
+/// Sums per channel `[n, c]` to means per group `[n * groups]`.
+fn group_means(sums: &[f64], groups: usize, [_, inner, c]: [usize; 3]) -> Vec<f64> {
+    let width = (c / groups).max(1);
+    sums.chunks_exact(width).map(|group| group.iter().sum::<f64>() / (width * inner) as f64).collect()
+}
+
+/// Per image and channel: mean, reciprocal deviation times gamma, beta; so that vectors run along channels.
+struct PerChannel {
+    mean: Vec<f32>,
+    rstd: Vec<f32>,
+    c: usize,
+}
+
+impl PerChannel {
+    fn new(stats: &[f32], groups: usize, [n, _, c]: [usize; 3]) -> Self {
+        let group_of = |index: usize| (index / c) * groups + (index % c) / (c / groups);
+        let pick = |which: usize| (0..n * c).map(|index| stats[group_of(index) * 2 + which]).collect();
+        Self { mean: pick(0), rstd: pick(1), c }
+    }
+
+    fn image(&self, image: usize) -> (&[f32], &[f32]) {
+        let range = image * self.c..(image + 1) * self.c;
+        (&self.mean[range.clone()], &self.rstd[range])
+    }
+}
+
+struct AddRows<'a> {
+    x: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for AddRows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for row in self.x.chunks_exact(self.sums.len().max(1)) {
+            self.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
+}
+
+struct AddSquares<'a> {
+    x: &'a [f32],
+    mean: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for AddSquares<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for row in self.x.chunks_exact(self.sums.len().max(1)) {
+            for ((sum, x), mean) in self.sums.iter_mut().zip(row).zip(self.mean) {
+                *sum += (x - mean) * (x - mean);
+            }
+        }
+    }
+}
+
+/// Mean and reciprocal deviation `[n, groups, 2]`.
+fn statistics(engine: &Engine, x: &[f32], shape: [usize; 3], spec: &GroupNormSpec) -> Result<Vec<f32>> {
+    let [n, inner, c] = shape;
+    let part = |image: usize, first: usize, rows: usize| &x[(image * inner + first) * c..][..rows * c];
+    let sums = column_sums::<1>(engine, shape, |image, first, rows, sums| {
+        engine.tier.run(AddRows { x: part(image, first, rows), sums });
+    })?;
+    let means = group_means(&sums, spec.groups, shape);
+    let mut stats: Vec<f32> = means.iter().flat_map(|&mean| [mean as f32, 0.0]).collect();
+    let channels = PerChannel::new(&stats, spec.groups, shape);
+    let squares = column_sums::<1>(engine, shape, |image, first, rows, sums| {
+        let (mean, _) = channels.image(image);
+        engine.tier.run(AddSquares { x: part(image, first, rows), mean, sums });
+    })?;
+    debug_assert_eq!(squares.len(), n * c);
+    let variances = group_means(&squares, spec.groups, shape);
+    for (stat, variance) in stats.chunks_exact_mut(2).zip(variances) {
+        stat[1] = (1.0 / (variance + f64::from(spec.eps)).sqrt()) as f32;
+    }
+    Ok(stats)
+}
+
+/// Rows of one image and what belongs to their channels.
+struct Rows<'a> {
+    x: &'a [f32],
+    mean: &'a [f32],
+    rstd: &'a [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    silu: bool,
+}
+
+impl Rows<'_> {
+    /// Normalised value and `z` of one vector.
+    #[inline(always)]
+    fn normalised<S: Simd>(&self, s: S, row: &[f32], range: std::ops::Range<usize>) -> (S::V, S::V) {
+        let centred = s.sub(s.read(&row[range.clone()]), s.read(&self.mean[range.clone()]));
+        let x = s.mul(centred, s.read(&self.rstd[range.clone()]));
+        (x, s.fma(x, s.read(&self.gamma[range.clone()]), s.read(&self.beta[range])))
+    }
+}
+
+struct Normalise<'a> {
+    rows: Rows<'a>,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Normalise<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let c = self.rows.mean.len().max(1);
+        for (y, row) in self.y.chunks_exact_mut(c).zip(self.rows.x.chunks_exact(c)) {
+            for at in (0..c).step_by(S::LANES) {
+                let range = at..(at + S::LANES).min(c);
+                let (_, z) = self.rows.normalised(s, row, range.clone());
+                s.write(&mut y[range], if self.rows.silu { swish(s, z, 1.0) } else { z });
+            }
+        }
+    }
+}
+
+/// `x [n, ..., c]` -> result and statistics `[n, groups, 2]`.
+pub(crate) fn group_norm(
+    engine: &Engine,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    spec: GroupNormSpec,
+) -> Result<(Tensor, Tensor)> {
+    const OP: &str = "group_norm";
+    let shape = sizes(OP, x, &spec)?;
+    let [n, inner, c] = shape;
+    let from = floats(OP, "the input", x)?;
+    let (gamma, beta) = (floats_of(OP, "gamma", gamma, c)?, floats_of(OP, "beta", beta, c)?);
+    let stats = statistics(engine, from, shape, &spec)?;
+    let channels = PerChannel::new(&stats, spec.groups, shape);
+    let y = Tensor::build(x.dims(), |y: &mut [f32]| {
+        for_pieces(engine, shape, y, |image, range, y| {
+            let (mean, rstd) = channels.image(image);
+            let rows = Rows { x: &from[range], mean, rstd, gamma, beta, silu: spec.silu };
+            engine.tier.run(Normalise { rows, y });
+        });
+    })?;
+    debug_assert_eq!(y.numel(), n * inner * c);
+    Ok((y, Tensor::from_slice(&stats, &[n, spec.groups, 2])?))
+}
+
+/// Runs a task on pieces of the rows of each image: `(image, range of elements, result)`.
+fn for_pieces(
+    engine: &Engine,
+    [n, inner, c]: [usize; 3],
+    y: &mut [f32],
+    task: impl Fn(usize, std::ops::Range<usize>, &mut [f32]) + Sync,
+) {
+    let rows = piece_rows(c);
+    let pieces = inner.div_ceil(rows);
+    let y = SharedMut::new(y);
+    engine.pool.run(n * pieces, |index, _| {
+        let (image, first) = (index / pieces, (index % pieces) * rows);
+        let start = (image * inner + first) * c;
+        let len = rows.min(inner - first) * c;
+        // SAFETY: every task has rows of its own.
+        task(image, start..start + len, unsafe { y.slice(start, len) });
+    });
+}
+
+/// Adds to the sums of `d_z` and of `d_z xh` per channel, `d_z = dy silu'(z)`.
+struct AddGradSums<'a> {
+    rows: Rows<'a>,
+    d_y: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for AddGradSums<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let c = self.rows.mean.len().max(1);
+        let (plain, weighted) = self.sums.split_at_mut(c);
+        for (row, d_y) in self.rows.x.chunks_exact(c).zip(self.d_y.chunks_exact(c)) {
+            for at in (0..c).step_by(S::LANES) {
+                let range = at..(at + S::LANES).min(c);
+                let (x, z) = self.rows.normalised(s, row, range.clone());
+                let mut d_z = s.read(&d_y[range.clone()]);
+                if self.rows.silu {
+                    d_z = s.mul(d_z, swish_slope(s, z, 1.0));
+                }
+                let sum = s.add(s.read(&plain[range.clone()]), d_z);
+                s.write(&mut plain[range.clone()], sum);
+                let sum = s.fma(d_z, x, s.read(&weighted[range.clone()]));
+                s.write(&mut weighted[range], sum);
+            }
+        }
+    }
+}
+
+struct InputGradient<'a> {
+    rows: Rows<'a>,
+    d_y: &'a [f32],
+    /// `mean(g)` and `mean(g xh)` of each channel's group.
+    mean_g: &'a [f32],
+    mean_gx: &'a [f32],
+    d_x: &'a mut [f32],
+}
+
+impl Kernel for InputGradient<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let c = self.rows.mean.len().max(1);
+        let operands = self.rows.x.chunks_exact(c).zip(self.d_y.chunks_exact(c));
+        for (d_x, (row, d_y)) in self.d_x.chunks_exact_mut(c).zip(operands) {
+            for at in (0..c).step_by(S::LANES) {
+                let range = at..(at + S::LANES).min(c);
+                let (x, z) = self.rows.normalised(s, row, range.clone());
+                let mut g = s.mul(s.read(&d_y[range.clone()]), s.read(&self.rows.gamma[range.clone()]));
+                if self.rows.silu {
+                    g = s.mul(g, swish_slope(s, z, 1.0));
+                }
+                let along = s.mul(x, s.read(&self.mean_gx[range.clone()]));
+                let rest = s.sub(s.sub(g, s.read(&self.mean_g[range.clone()])), along);
+                s.write(&mut d_x[range.clone()], s.mul(rest, s.read(&self.rows.rstd[range])));
+            }
+        }
+    }
+}
+
+/// Gradients of [`group_norm`].
+#[allow(clippy::too_many_arguments)] // the op has this many operands
+pub(crate) fn group_norm_grad(
+    engine: &Engine,
+    d_y: &Tensor,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    stats: &Tensor,
+    spec: GroupNormSpec,
+    wanted: NormWanted,
+) -> Result<NormGrads> {
+    const OP: &str = "group_norm_grad";
+    let shape = sizes(OP, x, &spec)?;
+    let [n, inner, c] = shape;
+    let from = floats(OP, "the input", x)?;
+    let upstream = floats_of(OP, "the upstream gradient", d_y, from.len())?;
+    let (gamma, beta) = (floats_of(OP, "gamma", gamma, c)?, floats_of(OP, "beta", beta, c)?);
+    let stats = floats_of(OP, "the statistics", stats, n * spec.groups * 2)?;
+    let channels = PerChannel::new(stats, spec.groups, shape);
+    let rows = |image: usize, range: std::ops::Range<usize>| {
+        let (mean, rstd) = channels.image(image);
+        Rows { x: &from[range], mean, rstd, gamma, beta, silu: spec.silu }
+    };
+    let sums = column_sums::<2>(engine, shape, |image, first, count, sums| {
+        let range = (image * inner + first) * c..(image * inner + first + count) * c;
+        let d_y = &upstream[range.clone()];
+        engine.tier.run(AddGradSums { rows: rows(image, range), d_y, sums });
+    })?;
+    let affine = if wanted.affine { Some(affine_gradients(&sums, c)?) } else { None };
+    if !wanted.x {
+        return Ok(NormGrads { x: None, affine });
+    }
+    let (mean_g, mean_gx) = gradient_means(&sums, gamma, &spec, shape);
+    let d_x = Tensor::build(x.dims(), |d_x: &mut [f32]| {
+        for_pieces(engine, shape, d_x, |image, range, d_x| {
+            let (mean_g, mean_gx) = (&mean_g[image * c..][..c], &mean_gx[image * c..][..c]);
+            let d_y = &upstream[range.clone()];
+            engine.tier.run(InputGradient { rows: rows(image, range), d_y, mean_g, mean_gx, d_x });
+        });
+    })?;
+    Ok(NormGrads { x: Some(d_x), affine })
+}
+
+/// Gradients of gamma and beta from the sums `[n, 2, c]` of `d_z` and `d_z xh`.
+pub(crate) fn affine_gradients(sums: &[f64], c: usize) -> Result<(Tensor, Tensor)> {
+    let total = |which: usize| {
+        Tensor::build(&[c], |to: &mut [f32]| {
+            for (channel, to) in to.iter_mut().enumerate() {
+                let values = sums.chunks_exact(2 * c).map(|image| image[which * c + channel]);
+                *to = values.sum::<f64>() as f32;
+            }
+        })
+    };
+    Ok((total(1)?, total(0)?))
+}
+
+/// Per image and channel, the means of `g` and `g xh` over the channel's group.
+fn gradient_means(
+    sums: &[f64],
+    gamma: &[f32],
+    spec: &GroupNormSpec,
+    [n, inner, c]: [usize; 3],
+) -> (Vec<f32>, Vec<f32>) {
+    let width = c / spec.groups;
+    let mean = |which: usize| {
+        let mut means = vec![0.0f32; n * c];
+        for (group, means) in means.chunks_exact_mut(width).enumerate() {
+            let (image, first) = (group / spec.groups, (group % spec.groups) * width);
+            let sums = &sums[image * 2 * c + which * c + first..][..width];
+            let terms = sums.iter().zip(&gamma[first..]).map(|(&sum, &gamma)| sum * f64::from(gamma));
+            means.fill((terms.sum::<f64>() / (width * inner) as f64) as f32);
+        }
+        means
+    };
+    (mean(0), mean(1))
+}

@@ -1,0 +1,76 @@
+//! What the machine can do at best, measured: the yardstick for `scumble bench ops`.
+
+use std::time::Instant;
+
+use scumble_tensor::Result;
+
+use crate::CpuBackend;
+use crate::engine::Scratch;
+use crate::pool::SharedMut;
+use crate::simd::{Kernel, Simd};
+
+/// Measured limits of a backend's tier and threads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peak {
+    /// Multiply-adds in registers, 10^9 operations (two each) a second.
+    pub gflops: f64,
+    /// Copying memory, 10^9 bytes read and written a second.
+    pub gbytes_per_s: f64,
+}
+
+/// Rounds of [`Busy`]; with twelve independent chains, 20 to 100 ms.
+const ROUNDS: usize = 10_000_000;
+/// Floats of the copy: far beyond any cache.
+const COPY_FLOATS: usize = 32 << 20;
+/// The best of this many measurements counts: others may be using the machine.
+const TRIES: usize = 3;
+
+/// Chains of multiply-adds that never leave the registers; gives the operations done.
+struct Busy;
+
+impl Kernel for Busy {
+    type Output = f64;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let mut chains = [s.splat(1.0); 12];
+        let (factor, addend) = (std::hint::black_box(0.999f32), std::hint::black_box(0.001f32));
+        let (factor, addend) = (s.splat(factor), s.splat(addend));
+        for _ in 0..ROUNDS {
+            for chain in &mut chains {
+                *chain = s.fma(*chain, factor, addend);
+            }
+        }
+        for chain in chains {
+            std::hint::black_box(s.sum(chain));
+        }
+        (ROUNDS * 12 * S::LANES * 2) as f64
+    }
+}
+
+/// Measures for about a second.
+pub fn measure_peak(backend: &CpuBackend) -> Result<Peak> {
+    let engine = backend.engine();
+    let threads = engine.pool.threads();
+    let mut peak = Peak { gflops: 0.0, gbytes_per_s: 0.0 };
+    let mut source = Scratch::new(1, COPY_FLOATS)?;
+    let mut target = Scratch::new(1, COPY_FLOATS)?;
+    let source = source.all();
+    source.fill(1.0);
+    for _ in 0..TRIES {
+        let mut operations = vec![0.0f64; threads];
+        let begin = Instant::now();
+        engine.pool.run_pieces(&mut operations, 1, |_, done| done[0] = engine.tier.run(Busy));
+        let seconds = begin.elapsed().as_secs_f64();
+        peak.gflops = peak.gflops.max(operations.iter().sum::<f64>() / seconds / 1e9);
+        let to = SharedMut::new(target.all());
+        let piece = 1 << 18;
+        let begin = Instant::now();
+        engine.pool.run(COPY_FLOATS / piece, |index, _| {
+            // SAFETY: every task has a piece of its own.
+            unsafe { to.slice(index * piece, piece) }.copy_from_slice(&source[index * piece..][..piece]);
+        });
+        let seconds = begin.elapsed().as_secs_f64();
+        peak.gbytes_per_s = peak.gbytes_per_s.max((COPY_FLOATS * 8) as f64 / seconds / 1e9);
+    }
+    Ok(peak)
+}

@@ -1,0 +1,125 @@
+//! One vector interface over all instruction tiers.
+//!
+//! A kernel is a struct with a body generic over [`Simd`]. [`Tier::run`](crate::Tier::run) enters a function compiled
+//! with the tier's instructions switched on, and everything marked `#[inline(always)]` below it is compiled with them
+//! too. A value of a `Simd` type is the proof that the machine has the instructions: only `Tier::run` makes one.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+pub(crate) mod portable;
+
+/// Vectors of f32 and what kernels do with them.
+///
+/// # Safety
+/// `LANES` must be the number of floats that `load` reads and `store` writes.
+pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// A register of floats.
+    type V: Copy;
+    /// Floats in a register.
+    const LANES: usize;
+    /// Registers side by side in a GEMM panel: with six rows of them, most of the register file accumulates.
+    const PANEL: usize;
+
+    /// The same value in all lanes.
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads `LANES` floats.
+    ///
+    /// # Safety
+    /// `p` must be good for reading `LANES` floats.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Writes `LANES` floats.
+    ///
+    /// # Safety
+    /// `p` must be good for writing `LANES` floats.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Reads `n < LANES` floats, zeros after them.
+    ///
+    /// # Safety
+    /// `p` must be good for reading `n` floats.
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V {
+        let mut lanes = [0.0f32; 16];
+        let n = n.min(Self::LANES);
+        // SAFETY: the caller vouches for `n` floats; `lanes` has room for any register.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
+            self.load(lanes.as_ptr())
+        }
+    }
+    /// Writes the first `n < LANES` floats.
+    ///
+    /// # Safety
+    /// `p` must be good for writing `n` floats.
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize) {
+        let mut lanes = [0.0f32; 16];
+        let n = n.min(Self::LANES);
+        // SAFETY: the caller vouches for `n` floats; `lanes` has room for any register.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger; NaN for a NaN in `b`.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; NaN for a NaN in `b`.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the machine can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// To the nearest integer.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `y * 2^n` for integral `n`; 0 far below the smallest normal number, infinite far above the largest.
+    fn scale_pow2(self, y: Self::V, n: Self::V) -> Self::V;
+    /// `a` where `x < 0`, else `b`.
+    fn where_negative(self, x: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// Sum of the lanes, always in the same order.
+    fn sum(self, v: Self::V) -> f32;
+
+    /// Reads `min(n, LANES)` floats from the start of a slice, zeros after them.
+    #[inline(always)]
+    fn read(self, from: &[f32]) -> Self::V {
+        // SAFETY: exactly as many floats as the slice has, or a full register of them.
+        unsafe {
+            if from.len() >= Self::LANES {
+                self.load(from.as_ptr())
+            } else {
+                self.load_first(from.as_ptr(), from.len())
+            }
+        }
+    }
+
+    /// Writes `min(n, LANES)` floats to the start of a slice.
+    #[inline(always)]
+    fn write(self, to: &mut [f32], v: Self::V) {
+        // SAFETY: exactly as many floats as the slice has, or a full register of them.
+        unsafe {
+            if to.len() >= Self::LANES {
+                self.store(to.as_mut_ptr(), v);
+            } else {
+                self.store_first(to.as_mut_ptr(), v, to.len());
+            }
+        }
+    }
+}
+
+/// A piece of work that is compiled once for every tier.
+pub(crate) trait Kernel {
+    /// What it gives back.
+    type Output;
+    /// The body; implementations are `#[inline(always)]` so that they take on the tier's instructions.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
