@@ -27,6 +27,8 @@ pub(super) enum Global {
     Storage(DType),
     /// A storage of an element type that is not read.
     UnsupportedStorage,
+    /// A tensor of a kind that is not read: sparse, quantised, or of an element type without a storage class.
+    UnsupportedTensor,
     /// A class that is never constructed.
     Inert,
 }
@@ -73,7 +75,9 @@ const INERT: &[&str] = &[
     "pathlib.WindowsPath",
     "pathlib._local.PosixPath",
     "pathlib._local.WindowsPath",
+    "torch.Tensor",
     "torch.device",
+    "torch.nn.parameter.Buffer",
     "torch.serialization._get_layout",
     "torch.nn.parameter.Parameter",
     "types.SimpleNamespace",
@@ -127,6 +131,9 @@ pub(super) fn classify(module: &str, name: &str) -> Option<Global> {
         ("torch", "Size") => Global::Collection,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
         ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Global::RebuildParameter,
+        ("torch._utils", other) if other.starts_with("_rebuild_") && !other.contains('.') => {
+            Global::UnsupportedTensor
+        }
         ("torch._tensor", "_rebuild_from_type_v2") => Global::RebuildFromType,
         ("torch" | "torch.cuda" | "torch.storage", storage) if storage.ends_with("Storage") => {
             match STORAGES.iter().find(|(spelled, _)| *spelled == storage) {
@@ -188,6 +195,7 @@ mod tests {
             Some(Global::Inert)
         );
         assert_eq!(classify("numpy.core.multiarray", "scalar"), Some(Global::Inert));
+        assert_eq!(classify("torch._utils", "_rebuild_tensor_v3"), Some(Global::UnsupportedTensor));
         assert_eq!(classify("collections", "OrderedDict"), Some(Global::Dict));
     }
 }

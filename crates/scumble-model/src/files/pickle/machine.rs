@@ -342,6 +342,7 @@ impl<'a> Machine<'a> {
                 Some(bytes) => Node::Leaf(Value::Bytes(bytes.into())),
                 None => return malformed("bytes with characters beyond Latin-1"),
             },
+            (Global::UnsupportedTensor, _) => return Err(Fault::UnsupportedDType(name.to_string())),
             (Global::RebuildTensor, _) => self.tensor(&arguments)?,
             (Global::RebuildParameter, Some(tensor @ Node::Leaf(Value::Tensor(_)))) => tensor,
             (Global::RebuildFromType, Some(function @ Node::Global(inner, _)))

@@ -174,6 +174,12 @@ fn byte_order_and_element_type_are_checked() {
 }
 
 #[test]
+fn tensors_of_other_kinds_are_named() {
+    let fault = load(b"\x80\x02ctorch._utils\n_rebuild_sparse_tensor\n)R.").err();
+    assert_eq!(fault, Some(Fault::UnsupportedDType("torch._utils._rebuild_sparse_tensor".into())));
+}
+
+#[test]
 fn budgets_end_every_bomb() {
     let nested = [&b"\x80\x02"[..], &[b']'].repeat(100_000), &[b'a'].repeat(99_999), b"."].concat();
     assert!(matches!(load(&nested), Err(Fault::TooMuch("containers inside each other", _))));
