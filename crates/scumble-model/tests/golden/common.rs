@@ -1,8 +1,9 @@
 //! Fixture folders, comparisons and the backend that the golden tests share.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use scumble_cpu::CpuBackend;
 use scumble_model::files::{SafetensorsFile, TensorSource};
 use scumble_model::nn::{to_file_layout, to_memory_layout};
 use scumble_tensor::reference::ReferenceBackend;
@@ -11,8 +12,15 @@ use scumble_tensor::{Backend, DType, Tensor, Var};
 /// The element type that the golden tests compute in.
 pub const DTYPE: DType = DType::F32;
 
+/// The fast backend, one for all tests.
 pub fn backend() -> Arc<dyn Backend> {
-    Arc::new(ReferenceBackend)
+    static CPU: OnceLock<Arc<CpuBackend>> = OnceLock::new();
+    CPU.get_or_init(|| Arc::new(CpuBackend::new(None).unwrap())).clone()
+}
+
+/// Both backends: the one of plain loops and the fast one.
+pub fn backends() -> [Arc<dyn Backend>; 2] {
+    [Arc::new(ReferenceBackend), backend()]
 }
 
 /// A model of the fixtures.

@@ -5,18 +5,20 @@ use scumble_model::unet::UNet;
 use scumble_model::vae::Vae;
 use scumble_tensor::Tape;
 
-use crate::common::{DTYPE, Fixture, backend};
+use crate::common::{DTYPE, Fixture, backend, backends};
 use crate::unet::{cases, check_case, load};
 
 fn check_unet(name: &str) {
     let fixture = Fixture::new(&format!("configurations/{name}"));
-    let unet = load(&fixture, "config.json", "weights.safetensors");
-    // Full fine-tuning: a gradient for every parameter, with and without recomputed blocks.
-    unet.params().iter().for_each(|param| param.set_trainable(true));
     let golden = fixture.golden("expected.safetensors");
-    for case in cases(&golden) {
-        check_case(&unet, &golden, &case, false);
-        check_case(&unet, &golden, &case, true);
+    for backend in backends() {
+        let unet = load(backend.as_ref(), &fixture, "config.json", "weights.safetensors");
+        // Full fine-tuning: a gradient for every parameter, with and without recomputed blocks.
+        unet.params().iter().for_each(|param| param.set_trainable(true));
+        for case in cases(&golden) {
+            check_case(&backend, &unet, &golden, &case, false);
+            check_case(&backend, &unet, &golden, &case, true);
+        }
     }
 }
 
@@ -38,7 +40,7 @@ fn text_and_sizes() {
 #[test]
 fn fresh_weights_have_the_shapes_of_the_file() {
     let fixture = Fixture::new("configurations/unet-three-levels");
-    let loaded = load(&fixture, "config.json", "weights.safetensors");
+    let loaded = load(backend().as_ref(), &fixture, "config.json", "weights.safetensors");
     let fresh = UNet::fresh(&fixture.json("config.json"), 5, backend().as_ref(), DTYPE).unwrap();
     assert_eq!(loaded.params().len(), fresh.params().len());
     for (loaded, fresh) in loaded.params().iter().zip(fresh.params()) {
