@@ -3,6 +3,7 @@
 //! * [`files`]: weight files in, weight files out; nothing in them is executed.
 //! * [`nn`]: the layers, the loader that accounts for every tensor, and the place where adapters attach.
 //! * [`text_encoder`], [`unet`], [`vae`]: the three networks.
+//! * [`tokenizer`]: text to ids.
 //! * [`schedule`], [`scheduler_config`], [`sampler`]: how much noise when, and how to take it away again.
 //! * [`pipeline`]: from text to picture with all of these.
 //!
@@ -17,6 +18,7 @@ pub mod sampler;
 pub mod schedule;
 pub mod scheduler_config;
 pub mod text_encoder;
+pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 

@@ -1,0 +1,60 @@
+//! The full CLIP vocabulary, carried in the program for checkpoints that bring none.
+//!
+//! Ids: 256 byte letters, the same with `</w>`, the tokens of the first 48,894 merges in order, start, end.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::sync::LazyLock;
+
+use super::bpe::byte_letters;
+use super::{AddedToken, CLIP_LENGTH, Pad, Result, SpecialTokens, Tokenizer, TokenizerError};
+
+/// OpenAI's merge list (MIT, `assets/clip/LICENSE`).
+static MERGES: &[u8] = include_bytes!("../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
+/// Merges that CLIP uses; the list goes on.
+const USED: usize = 48_894;
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+
+/// Unpacked and built once: both paddings share the tables.
+static TOKENIZER: LazyLock<std::result::Result<Tokenizer, String>> =
+    LazyLock::new(|| build().map_err(|error| error.to_string()));
+
+impl Tokenizer {
+    /// The tokenizer of Stable Diffusion, complete: 49,408 ids, captions of 77.
+    pub fn clip(pad: Pad) -> Result<Self> {
+        let damaged =
+            |error: &String| TokenizerError::content("(in the program)", "vocabulary", "intact", error);
+        let mut tokenizer = TOKENIZER.as_ref().map_err(damaged)?.clone();
+        if pad == Pad::ExclamationMark {
+            tokenizer
+                .added
+                .insert([(tokenizer.end_id, AddedToken::normalized(END)), (0, AddedToken::exact("!"))])?;
+            tokenizer.pad_id = 0;
+        }
+        Ok(tokenizer)
+    }
+}
+
+fn build() -> Result<Tokenizer> {
+    let mut text = String::new();
+    let unpacked = flate2::read::GzDecoder::new(MERGES).read_to_string(&mut text);
+    unpacked.map_err(|source| TokenizerError::Read { path: "(in the program)".into(), source })?;
+    let pair = |line: &str| line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let merges: Vec<(String, String)> = text.lines().skip(1).take(USED).filter_map(pair).collect();
+    let mut letters = byte_letters();
+    // Printable bytes come first, in the order of their letters; the others follow from U+0100 on.
+    letters.sort_unstable();
+    let ends = letters.iter().map(|letter| format!("{letter}</w>"));
+    let tokens = letters.iter().map(char::to_string).chain(ends);
+    let tokens = tokens.chain(merges.iter().map(|(a, b)| [a.as_str(), b].concat()));
+    let tokens = tokens.chain([START.to_owned(), END.to_owned()]);
+    let vocabulary: HashMap<String, u32> = tokens.zip(0..).collect();
+    let special = SpecialTokens {
+        start: AddedToken::normalized(START),
+        end: AddedToken::exact(END),
+        unknown: AddedToken::exact(END),
+        pad: AddedToken::exact(END),
+    };
+    Tokenizer::from_parts(vocabulary, &merges, &special, &[], CLIP_LENGTH)
+}
