@@ -104,6 +104,24 @@ pub enum AdapterError {
     },
 }
 
+impl AdapterError {
+    /// What the user can do, a sentence each; possibly none.
+    pub fn hints(&self) -> Vec<String> {
+        let hint = match self {
+            Self::File(error) => return error.hints(),
+            Self::Unmatched { .. } | Self::WrongBase { .. } => {
+                "use the base that the adapter was made for; a partial load can be asked for"
+            }
+            Self::UnknownDialect { .. } => {
+                "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"
+            }
+            Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",
+            _ => return Vec::new(),
+        };
+        vec![hint.to_owned()]
+    }
+}
+
 /// At most eight of `lines`, then how many more there are.
 pub(crate) fn list(lines: &[String]) -> String {
     const SHOWN: usize = 8;

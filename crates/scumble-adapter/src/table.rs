@@ -141,9 +141,9 @@ impl ModuleTable {
         self.dotted.get(name).map(|&index| &self.modules[index])
     }
 
-    /// Input width of the cross-attention keys: 768 for SD1, 1024 for SD2, 2048 for SDXL.
-    pub fn cross_attention_width(&self) -> Option<usize> {
-        self.modules.iter().find(|m| m.path.ends_with("attn2.to_k")).map(|m| m.inputs)
+    /// Width of the text encoder's states, and so of a learned token; `None` without a text encoder.
+    pub fn text_width(&self) -> Option<usize> {
+        self.tower(Tower::TextEncoder).find(|m| m.path.ends_with(".self_attn.q_proj")).map(|m| m.inputs)
     }
 
     /// The path nearest in spelling to `path`, for messages.

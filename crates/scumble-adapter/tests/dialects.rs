@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{assert_same, difference, fixture, load, shared, table};
 use scumble_adapter::architecture::Architecture;
 use scumble_adapter::dialect::{
@@ -11,8 +13,8 @@ use scumble_adapter::dialect::{
 };
 use scumble_adapter::positional::Generation;
 use scumble_adapter::{Adapter, Tower};
-use scumble_model::files::{SafetensorsFile, TensorSource};
-use scumble_tensor::DType;
+use scumble_model::files::{SafetensorsFile, TensorSource, write_safetensors};
+use scumble_tensor::{DType, Tensor};
 
 #[test]
 fn all_dialects_hold_the_same_adapter() {
@@ -168,7 +170,7 @@ fn what_a_dialect_cannot_hold_is_refused() {
     adapter.tokens.clear();
     let proj_in = table.get("unet.mid_block.attentions.0.proj_in").unwrap();
     let (down, up) = scumble_adapter::LowRankFactors::shapes_for(proj_in, 2);
-    let zeros = |dims: &[usize]| scumble_tensor::Tensor::zeros(DType::F32, dims).unwrap();
+    let zeros = |dims: &[usize]| Tensor::zeros(DType::F32, dims).unwrap();
     adapter.insert(&proj_in.path, zeros(&down), zeros(&up), 2.0).unwrap();
     assert!(refused(&adapter, "original").contains("mid_block.attentions.0.proj_in"));
 }
@@ -237,6 +239,39 @@ fn rank_stabilized_and_patterned_alpha() {
     assert_eq!(scale(&format!("{block}.attn1.to_k")), 3.0 / 2.0);
     assert_eq!(scale(&format!("{block}.attn2.to_k")), 5.0 / 2.0);
     assert_eq!(scale("text_encoder.text_model.encoder.layers.0.self_attn.q_proj"), 0.25);
+}
+
+#[test]
+fn raw_peft_takes_its_configuration_from_the_file_beside_it() {
+    let adapter = load("peft.safetensors").unwrap().adapter;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter_model.safetensors");
+    let tensors: Vec<(String, Tensor)> = adapter
+        .low_rank()
+        .filter(|(path, _)| Tower::of(path) == Some(Tower::UNet))
+        .flat_map(|(path, factors)| {
+            let key =
+                |part: &str| format!("base_model.model.{}.{part}.weight", path.trim_start_matches("unet."));
+            [(key("lora_A"), factors.down().clone()), (key("lora_B"), factors.up().clone())]
+        })
+        .collect();
+    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let scale = |adapter: &Adapter| {
+        adapter.modules["unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"]
+            .low_rank()
+            .unwrap()
+            .scale()
+    };
+    let read = || load_adapter(&path, &table("tiny-sd1"), ReadOptions::default());
+    assert_eq!(scale(&read().unwrap().adapter), 1.0);
+    let config = folder.path().join("adapter_config.json");
+    std::fs::write(&config, r#"{"r": 4, "lora_alpha": 6, "target_modules": ["to_q"], "alpha_pattern": {}}"#)
+        .unwrap();
+    assert_eq!(scale(&read().unwrap().adapter), 1.5);
+    std::fs::write(&config, r#"{"r": 4, "lora_alpha": 6, "use_dora": true}"#).unwrap();
+    assert!(read().unwrap_err().to_string().contains("DoRA"));
+    std::fs::write(&config, "no JSON").unwrap();
+    assert!(read().unwrap_err().to_string().contains("adapter_config.json"));
 }
 
 #[test]

@@ -98,6 +98,25 @@ fn numbered_files_without_metadata_are_told_apart_by_shapes() {
 }
 
 #[test]
+fn numbered_files_with_holes_are_refused() {
+    let source = changed("cloneofsimo.safetensors", |source| {
+        source.tensors.retain(|key, _| !key.starts_with("unet:143:") && !key.starts_with("unet:7:"));
+    });
+    let message = read(&source, false).unwrap_err().to_string();
+    assert!(message.contains("142 numbered pairs; on this base there are 16 or"), "{message}");
+}
+
+#[test]
+fn tokens_of_another_width_are_refused() {
+    let source = changed("cloneofsimo.safetensors", |source| {
+        source.tensors.insert("<s1>".into(), Tensor::zeros(DType::F32, &[64]).unwrap());
+    });
+    let message = read(&source, false).unwrap_err().to_string();
+    assert!(message.contains("<s1>: the token is 64 wide, the base's text encoder 48"), "{message}");
+    assert_eq!(read(&source, true).unwrap().tokens, 1);
+}
+
+#[test]
 fn another_bases_adapter_is_named() {
     // The tiny SD2 base is 64 wide where tiny SD1 is 48, and its blocks have other widths.
     for name in

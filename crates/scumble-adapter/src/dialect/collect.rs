@@ -45,7 +45,8 @@ pub fn read_as(
 ) -> Result<(Adapter, LoadReport)> {
     let keys = file.source.names();
     let placement = dialect.place(file, table)?;
-    let mut report = LoadReport { dialect: dialect.name(), ..LoadReport::default() };
+    let misfits = placement.faults.clone();
+    let mut report = LoadReport { dialect: dialect.name(), misfits, ..LoadReport::default() };
     let mut adapter = Adapter { metadata: travelling_metadata(dialect, file.source), ..Adapter::default() };
     let mut modules: BTreeMap<&str, Parts> = BTreeMap::new();
     for key in &keys {
@@ -60,7 +61,15 @@ pub fn read_as(
                 modules.entry(path).or_default().fault = Some(format!("`{key}`: {reason}"));
             }
             Some(Place::Token(token)) => {
-                adapter.tokens.insert(token.clone(), token_rows(file, key)?);
+                let rows = token_rows(file, key)?;
+                match table.text_width() {
+                    Some(width) if width != rows.shape().last() => {
+                        let found = rows.shape().last();
+                        let reason = format!("the token is {found} wide, the base's text encoder {width}");
+                        report.misfits.push(Leftover { name: token.clone(), reason });
+                    }
+                    _ => drop(adapter.tokens.insert(token.clone(), rows)),
+                }
             }
             None => report
                 .unmatched

@@ -63,7 +63,7 @@ impl Dialect for Kohya {
             let place = place_of(&key, table)?;
             Some((key, place))
         });
-        Ok(Placement { places: places.collect(), alpha: None })
+        Ok(Placement { places: places.collect(), ..Placement::default() })
     }
 
     fn is_structural(&self, key: &str, _value: &str) -> bool {

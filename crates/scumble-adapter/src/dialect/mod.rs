@@ -32,7 +32,7 @@ pub use collect::{read_as, read_source};
 pub use encode::Encoded;
 pub use file::{Loaded, load_adapter, save_adapter};
 pub use guess::family_of_width;
-pub use report::LoadReport;
+pub use report::{Leftover, LoadReport};
 pub use source::MemorySource;
 
 /// One spelling of adapters.
@@ -134,6 +134,8 @@ pub struct Placement {
     pub places: BTreeMap<String, Place>,
     /// Alpha of the modules that have no alpha tensor; `None` makes it the rank, which is scale 1.
     pub alpha: Option<AlphaRule>,
+    /// What is wrong with the file as a whole.
+    pub faults: Vec<Leftover>,
 }
 
 /// What to do with learned tokens that the dialect has no usual place for.

@@ -72,7 +72,7 @@ impl Dialect for OldDiffusers {
             let place = place(&key)?;
             Some((key, place))
         });
-        Ok(Placement { places: places.collect(), alpha: None })
+        Ok(Placement { places: places.collect(), ..Placement::default() })
     }
 
     fn is_structural(&self, key: &str, _value: &str) -> bool {

@@ -10,7 +10,7 @@ use scumble_model::files::TensorSource;
 use scumble_tensor::{DType, Tensor};
 
 use super::encode::Encoded;
-use super::{AdapterFile, Dialect, Part, Place, Placement, TokenPolicy, WriteOptions, check_known};
+use super::{AdapterFile, Dialect, Leftover, Part, Place, Placement, TokenPolicy, WriteOptions, check_known};
 use crate::adapter::{Adapter, LowRankFactors};
 use crate::error::{AdapterError, Result};
 use crate::positional::{Candidate, Target, candidates, order, target_of};
@@ -98,6 +98,19 @@ fn resolve<'t>(
     })
 }
 
+/// Numbers are only as good as their count: with one missing, all behind it may mean other modules.
+fn miscount(tower: Tower, found: usize, table: &ModuleTable) -> Leftover {
+    let mut counts: Vec<usize> = candidates(table, tower, None).iter().map(|c| c.modules.len()).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
+    let name = tower.prefix().to_owned();
+    Leftover {
+        name,
+        reason: format!("{found} numbered pairs; on this base there are {}", counts.join(" or ")),
+    }
+}
+
 /// The targets of a class list; names that stand for nothing we know are left to the shapes.
 fn stated_targets(file: &AdapterFile<'_>, tower: Tower) -> Result<Option<BTreeSet<Target>>> {
     let Some(list) = file.source.metadata().get(tower.prefix()) else { return Ok(None) };
@@ -129,6 +142,9 @@ impl Dialect for Original {
         for (tower, slots) in &towers {
             let stated = stated_targets(file, *tower)?;
             let Some(order) = resolve(file.source, slots, table, *tower, stated.as_ref()) else { continue };
+            if slots.len() != order.modules.len() || slots.keys().enumerate().any(|(i, &slot)| i != slot) {
+                placement.faults.push(miscount(*tower, slots.len(), table));
+            }
             for (index, parts) in slots {
                 let Some(module) = order.modules.get(*index) else { continue };
                 for (part, key) in parts {

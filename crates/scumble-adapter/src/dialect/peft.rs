@@ -148,7 +148,7 @@ impl Dialect for Peft {
             let (_, local) = path.split_once('.').unwrap_or(("", path));
             scaling.map_or(rank as f32, |scaling| scaling.alpha(local, rank))
         };
-        Ok(Placement { places, alpha: Some(Box::new(alpha)) })
+        Ok(Placement { places, alpha: Some(Box::new(alpha)), ..Placement::default() })
     }
 
     fn is_structural(&self, key: &str, _value: &str) -> bool {
@@ -190,7 +190,7 @@ fn configuration(adapter: &Adapter) -> Map<String, Value> {
         let modules: Vec<(&str, &LowRankFactors)> = adapter
             .low_rank()
             .filter(|(path, _)| Tower::of(path) == Some(tower))
-            .filter_map(|(path, factors)| Some((path.split_once('.')?.1, factors)))
+            .filter_map(|(path, factors)| Some((name_in_peft(path.split_once('.')?.1), factors)))
             .collect();
         let Some((_, first)) = modules.first() else { continue };
         let (rank, alpha) = (first.rank(), first.alpha());
@@ -219,6 +219,12 @@ fn configuration(adapter: &Adapter) -> Map<String, Value> {
         set("init_lora_weights", json!(true));
     }
     config
+}
+
+/// Module names in a configuration match as endings. Newer text encoders have no `text_model` level, so it is left
+/// out: the rest is an ending in both.
+fn name_in_peft(local_path: &str) -> &str {
+    local_path.strip_prefix("text_model.").unwrap_or(local_path)
 }
 
 /// PEFT declares alpha as an integer, so whole values are written as one.
