@@ -16,32 +16,50 @@ const USED: usize = 48_894;
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
+/// Ids that are no merges: two for each byte, start and end.
+const OTHERS: usize = 2 * 256 + 2;
+
 /// Unpacked and built once: both paddings share the tables.
 static TOKENIZER: LazyLock<std::result::Result<Tokenizer, String>> =
-    LazyLock::new(|| build().map_err(|error| error.to_string()));
+    LazyLock::new(|| build(USED).map_err(|error| error.to_string()));
 
 impl Tokenizer {
     /// The tokenizer of Stable Diffusion, complete: 49,408 ids, captions of 77.
     pub fn clip(pad: Pad) -> Result<Self> {
         let damaged =
             |error: &String| TokenizerError::content("(in the program)", "vocabulary", "intact", error);
-        let mut tokenizer = TOKENIZER.as_ref().map_err(damaged)?.clone();
-        if pad == Pad::ExclamationMark {
-            tokenizer
-                .added
-                .insert([(tokenizer.end_id, AddedToken::normalized(END)), (0, AddedToken::exact("!"))])?;
-            tokenizer.pad_id = 0;
+        TOKENIZER.as_ref().map_err(damaged)?.clone().padded(pad)
+    }
+
+    /// As [`Tokenizer::clip`] with fewer ids: the first merges only, for text encoders with a smaller table.
+    pub fn clip_with_vocabulary(size: usize, pad: Pad) -> Result<Self> {
+        match size.checked_sub(OTHERS) {
+            Some(USED) => Self::clip(pad),
+            Some(used) if used < USED => build(used)?.padded(pad),
+            _ => {
+                let expected = format!("{OTHERS} to {} ids", OTHERS + USED);
+                Err(TokenizerError::content("(in the program)", "size of the vocabulary", &expected, size))
+            }
         }
-        Ok(tokenizer)
+    }
+
+    fn padded(mut self, pad: Pad) -> Result<Self> {
+        if pad == Pad::ExclamationMark {
+            let end = (self.end_id, AddedToken::normalized(END));
+            self.added.insert([end, (0, AddedToken::exact("!"))])?;
+            self.pad_id = 0;
+        }
+        Ok(self)
     }
 }
 
-fn build() -> Result<Tokenizer> {
+/// The tokenizer of the first `used` merges.
+fn build(used: usize) -> Result<Tokenizer> {
     let mut text = String::new();
     let unpacked = flate2::read::GzDecoder::new(MERGES).read_to_string(&mut text);
     unpacked.map_err(|source| TokenizerError::Read { path: "(in the program)".into(), source })?;
     let pair = |line: &str| line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
-    let merges: Vec<(String, String)> = text.lines().skip(1).take(USED).filter_map(pair).collect();
+    let merges: Vec<(String, String)> = text.lines().skip(1).take(used).filter_map(pair).collect();
     let mut letters = byte_letters();
     // Printable bytes come first, in the order of their letters; the others follow from U+0100 on.
     letters.sort_unstable();

@@ -97,6 +97,11 @@ fn ids_of_the_tiny_models() {
         let prompts = spec["prompts"].as_array().unwrap();
         let ids: Vec<i64> = prompts.iter().flat_map(|p| tokenizer.encode(p.as_str().unwrap())).collect();
         assert_eq!(ids, expected.as_slice::<i64>().unwrap(), "{model}");
+        // The same from the vocabulary in the program, cut to the model's size.
+        let pad = if model == "tiny-sd1" { Pad::End } else { Pad::ExclamationMark };
+        let embedded = Tokenizer::clip_with_vocabulary(2014, pad).unwrap();
+        let same: Vec<i64> = prompts.iter().flat_map(|p| embedded.encode(p.as_str().unwrap())).collect();
+        assert_eq!(same, ids, "{model}");
         assert_eq!((tokenizer.vocab_size(), tokenizer.start_id(), tokenizer.end_id()), (2014, 2012, 2013));
     }
 }
@@ -111,6 +116,9 @@ fn a_caption_is_framed_cut_and_padded() {
     assert_eq!((short.len(), long.len(), long[75], long[76]), (77, 77, 2368, 49407));
     assert_eq!(tokenizer.count(&"cat ".repeat(200)), 200);
     assert_eq!((tokenizer.vocab_size(), tokenizer.max_length()), (49408, 77));
+    for size in [0, 513, 49409] {
+        assert!(Tokenizer::clip_with_vocabulary(size, Pad::End).is_err());
+    }
 }
 
 #[test]
