@@ -4,9 +4,9 @@
 
 Needs torch, diffusers, transformers and peft, and `cargo build -p scumble-adapter --example rewrite`. Every fixture
 adapter is rewritten by scumble as kohya and as PEFT, loaded with diffusers' `load_lora_weights` onto the tiny base and
-run at strengths 1.0 and 0.5; the outputs must be those recorded in the fixtures (1e-4 of their rms). Mixed ranks and
-alphas are compared with the factors multiplied out by hand. Also run: the linear layers around the transformers and
-all convolutions of the extended adapter, and the two hashes by sd-scripts' definition.
+run at strengths 1.0 and 0.5; the outputs must be those recorded in the fixtures (1e-4 of their rms). So must those of
+the adapter with convolutions. Mixed ranks and alphas are compared with the factors multiplied out by hand, the two
+hashes with sd-scripts' definition.
 """
 
 import hashlib
@@ -93,13 +93,17 @@ def mixed(folder, golden):
             weight += (up.flatten(1) @ down.flatten(1)).reshape(weight.shape) * alpha / rank
     _, expected = outputs(pipe, golden, golden["base_text"])
     save_file(tensors, folder / "mixed.safetensors")
-    for dialect in ["kohya", "peft"]:
-        target = folder / f"mixed_{dialect}.safetensors"
-        rewrite(folder / "mixed.safetensors", dialect, target)
-        pipe = pipeline()
-        pipe.load_lora_weights(target)
-        _, noise = outputs(pipe, golden, golden["base_text"])
-        check(f"mixed ranks and alphas as {dialect}", noise, expected)
+    # diffusers 0.42 loses alphas of kohya files when both ranks and alphas differ between modules (with the file made
+    # above, before scumble touches it, 8 of 48 scales are wrong), so that dialect is compared tensor by tensor.
+    rewrite(folder / "mixed.safetensors", "kohya", folder / "mixed_kohya.safetensors")
+    written = load_file(folder / "mixed_kohya.safetensors")
+    assert written.keys() == tensors.keys() and all(torch.equal(written[k], tensors[k]) for k in tensors)
+    target = folder / "mixed_peft.safetensors"
+    rewrite(folder / "mixed_kohya.safetensors", "peft", target)
+    pipe = pipeline()
+    pipe.load_lora_weights(target)
+    _, noise = outputs(pipe, golden, golden["base_text"])
+    check("mixed ranks and alphas as peft", noise, expected)
 
 
 def hashes(folder):
