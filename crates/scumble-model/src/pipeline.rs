@@ -1,9 +1,11 @@
 //! From text to picture: text states, the sampler's loop with guidance, the decoder.
 //!
-//!     latents <- noise * init_noise_sigma
-//!     every call: e_c, e_u = UNet(scaled latents, t, text), UNet(scaled latents, t, negative text)
-//!                 latents <- sampler step with  e_u + guidance * (e_c - e_u)
-//!     picture = VAE.decode(latents / scaling_factor)
+//! ```text
+//! latents <- noise * init_noise_sigma
+//! every call: e_c, e_u = UNet(scaled latents, t, text), UNet(scaled latents, t, negative text)
+//!             latents <- sampler step with  e_u + guidance * (e_c - e_u)
+//! picture = VAE.decode(latents / scaling_factor)
+//! ```
 //!
 //! Latents are `[n, c, h, w]` f32 on the host here: that is the order in which the generator draws, so that a seed
 //! gives the picture that diffusers gives, and samplers work element by element.

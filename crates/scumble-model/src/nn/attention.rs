@@ -1,6 +1,8 @@
 //! Multi-head attention with its four projections: the text encoder's, the UNet's (self and cross) and the VAE's.
 //!
-//!     out( softmax(q k^T / sqrt(head width)) v ),   q = Q x,  k = K c,  v = V c,   c = context, or x itself
+//! ```text
+//! out( softmax(q k^T / sqrt(head width)) v ),   q = Q x,  k = K c,  v = V c,   c = context, or x itself
+//! ```
 
 use std::sync::Arc;
 

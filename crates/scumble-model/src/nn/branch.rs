@@ -3,7 +3,9 @@
 //! A [`Branch`] sees the projection's input and its output so far and returns the new output, so a multiplicative or
 //! a weight-decomposed adapter is as possible as an additive one. [`LowRank`] is the LoRA (Hu et al. 2021):
 //!
-//!     y + scale * up(down(dropout(x))),   down [r, in] or [r, kh, kw, in],   up [out, r]
+//! ```text
+//! y + scale * up(down(dropout(x))),   down [r, in] or [r, kh, kw, in],   up [out, r]
+//! ```
 //!
 //! On a convolution `down` is a convolution with the base's kernel, stride and padding and `up` is 1x1.
 

@@ -4,7 +4,9 @@
 //! inversion). Both tables are looked up everywhere and masked, so that training a few rows neither copies the base
 //! table (150 MB for CLIP) nor makes it trainable:
 //!
-//!     y = base[id < rows ? id : 0] * (id < rows)  +  added[id < rows ? 0 : id - rows] * (id >= rows)
+//! ```text
+//! y = base[id < rows ? id : 0] * (id < rows)  +  added[id < rows ? 0 : id - rows] * (id >= rows)
+//! ```
 
 use std::sync::{PoisonError, RwLock};
 

@@ -1,6 +1,8 @@
 //! A linear layer or a convolution: the one kind of module that adapters attach to.
 //!
-//!     y = W x + b (+ add),  then every attached branch:  y <- branch(x, y)
+//! ```text
+//! y = W x + b (+ add),  then every attached branch:  y <- branch(x, y)
+//! ```
 //!
 //! Weights are `[out, in]` for linear layers and `[out, kh, kw, in]` for convolutions. Branches are attached and
 //! detached through `&self`: a model in use can change its adapters between two calls.

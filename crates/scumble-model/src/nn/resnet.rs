@@ -1,7 +1,9 @@
 //! The residual block of UNet and VAE (diffusers' `ResnetBlock2D`):
 //!
-//!     h = conv1(silu(norm1 x)) + time_emb_proj(silu(t))
-//!     y = (conv2(silu(norm2 h)) + shortcut x) / scale
+//! ```text
+//! h = conv1(silu(norm1 x)) + time_emb_proj(silu(t))
+//! y = (conv2(silu(norm2 h)) + shortcut x) / scale
+//! ```
 //!
 //! The shortcut is a 1x1 convolution where the channels change, else x itself.
 

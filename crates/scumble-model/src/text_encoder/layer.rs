@@ -1,7 +1,9 @@
 //! One layer of the text encoder, norms first:
 //!
-//!     h += self_attn(layer_norm1 h)   (causal)
-//!     h += fc2(act(fc1(layer_norm2 h)))
+//! ```text
+//! h += self_attn(layer_norm1 h)   (causal)
+//! h += fc2(act(fc1(layer_norm2 h)))
+//! ```
 
 use std::sync::Arc;
 

@@ -1,8 +1,10 @@
 //! CLIP's text encoder (transformers' `CLIPTextModel`): OpenAI's of Stable Diffusion 1 and OpenCLIP's of 2 and XL.
 //!
-//!     h = token_embedding(ids) + position_embedding(0, 1, ...)
-//!     h <- layer(h) for every layer;   last = final_layer_norm(h)
-//!     pooled = last at the end token;  projected = text_projection pooled, where the model has one
+//! ```text
+//! h = token_embedding(ids) + position_embedding(0, 1, ...)
+//! h <- layer(h) for every layer;   last = final_layer_norm(h)
+//! pooled = last at the end token;  projected = text_projection pooled, where the model has one
+//! ```
 //!
 //! There is no mask for padding: the models were trained to see it.
 

@@ -1,9 +1,11 @@
 //! The denoiser of Stable Diffusion 1.x, 2.x and XL (diffusers' `UNet2DConditionModel`).
 //!
-//!     t   = time_embedding(sinusoids(timestep)) (+ add_embedding)
-//!     h   = conv_in(latents);  every level down: resnets, transformers, a skip after each, a downsample
-//!     h   = mid_block(h);      every level up: the same with the skips concatenated, an upsample to the skip's size
-//!     out = conv_out(silu(conv_norm_out(h)))
+//! ```text
+//! t   = time_embedding(sinusoids(timestep)) (+ add_embedding)
+//! h   = conv_in(latents);  every level down: resnets, transformers, a skip after each, a downsample
+//! h   = mid_block(h);      every level up: the same with the skips concatenated, an upsample to the skip's size
+//! out = conv_out(silu(conv_norm_out(h)))
+//! ```
 //!
 //! All sizes come from the configuration. Each residual and transformer block is a checkpoint of the tape.
 

@@ -1,7 +1,9 @@
 //! When: the timestep's embedding, and for SDXL pooled text and picture sizes on top.
 //!
-//!     time_embedding(x) = linear_2(silu(linear_1(x)))      x = sinusoids of the timestep
-//!     t = time_embedding(..) + add_embedding([pooled text, sinusoids of six sizes])
+//! ```text
+//! time_embedding(x) = linear_2(silu(linear_1(x)))      x = sinusoids of the timestep
+//! t = time_embedding(..) + add_embedding([pooled text, sinusoids of six sizes])
+//! ```
 
 use std::sync::Arc;
 

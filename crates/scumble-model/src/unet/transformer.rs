@@ -1,8 +1,10 @@
 //! The transformer inside the UNet (diffusers' `Transformer2DModel` over `BasicTransformerBlock`s):
 //!
-//!     x + proj_out(blocks(proj_in(norm x)))
-//!     block:  h += attn1(norm1 h);   h += attn2(norm2 h, text);   h += ff(norm3 h)
-//!     ff:     net.2(geglu(net.0.proj h)), four times the width inside
+//! ```text
+//! x + proj_out(blocks(proj_in(norm x)))
+//! block:  h += attn1(norm1 h);   h += attn2(norm2 h, text);   h += ff(norm3 h)
+//! ff:     net.2(geglu(net.0.proj h)), four times the width inside
+//! ```
 //!
 //! A picture `[n, h, w, c]` and its tokens `[n, h * w, c]` are the same memory.
 

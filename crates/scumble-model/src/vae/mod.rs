@@ -1,7 +1,9 @@
 //! The picture codec of Stable Diffusion (diffusers' `AutoencoderKL`): 8x8 pixels to one latent of four numbers.
 //!
-//!     encode: quant_conv(encoder(picture)) = [mean, logvar],  latent = mean + exp(logvar / 2) * noise
-//!     decode: decoder(post_quant_conv(latent))
+//! ```text
+//! encode: quant_conv(encoder(picture)) = [mean, logvar],  latent = mean + exp(logvar / 2) * noise
+//! decode: decoder(post_quant_conv(latent))
+//! ```
 //!
 //! Latents outside of this module are multiplied by `scaling_factor`; see [`Vae::scaling_factor`].
 
