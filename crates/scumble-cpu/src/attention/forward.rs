@@ -15,7 +15,7 @@ use crate::simd::math::{MASKED, exp2};
 use crate::simd::{Kernel, Simd};
 
 /// Keys whose scores are in the first-level cache at once: a multiple of the tile's rows.
-const KEY_BLOCK: usize = 16 * ROWS;
+const KEY_BLOCK: usize = 8 * ROWS;
 
 /// Result and log-sum-exp `[b, heads, nq]`.
 pub(crate) fn attention(

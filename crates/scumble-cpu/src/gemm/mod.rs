@@ -10,7 +10,7 @@
 //!     for block, six rows, panel:        kernel, then add to the result
 //! ```
 //!
-//! Packing costs about one step an element, so the smaller side is packed: where the result has fewer rows than
+//! Packing costs about one step an element, so the smaller side is packed: where the result has far fewer rows than
 //! columns the product is computed transposed and turned at the end. Each element's sum runs over k in order, in
 //! blocks that depend on the depth alone: neither threads nor tiles show in the result.
 
@@ -84,12 +84,16 @@ pub(crate) fn gemm(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Outpu
     if a.outer == 0 || b.outer == 0 {
         return Ok(());
     }
+    if transposed_is_cheaper(a, b) { transposed(engine, a, b, out) } else { direct(engine, a, b, out) }
+}
+
+/// Whether packing `a` and turning the result costs less than packing `b`.
+fn transposed_is_cheaper(a: &Operand<'_>, b: &Operand<'_>) -> bool {
+    /// Steps that turning an element takes more than packing one.
+    const TURNING: usize = 3;
+    let (m, n) = (a.outer, b.outer);
     let both_along_depth = a.along == Along::Depth && b.along == Along::Depth;
-    if both_along_depth && a.outer < b.outer {
-        transposed(engine, a, b, out)
-    } else {
-        direct(engine, a, b, out)
-    }
+    both_along_depth && m < n && (n - m) * a.depth() > TURNING * m * n
 }
 
 /// The product with the sides exchanged, then turned.
@@ -171,10 +175,11 @@ fn direct(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) ->
     Ok(())
 }
 
-/// Rows of a task: as many as [`TASK_ROWS`], fewer when that leaves threads without work.
+/// Rows of a task: at most [`TASK_ROWS`], fewer when that leaves threads without work, and evenly cut.
 fn task_rows(m: usize, column_tasks: usize, threads: usize) -> usize {
     let wanted = if threads > 1 { (threads * 4).div_ceil(column_tasks) } else { 1 };
-    m.div_ceil(wanted).clamp(1, TASK_ROWS).next_multiple_of(ROWS)
+    let tasks = m.div_ceil(TASK_ROWS).max(wanted);
+    m.div_ceil(tasks).max(1).next_multiple_of(ROWS)
 }
 
 /// Cuts blocks into groups whose packed panels stay below [`PACKED_FLOATS`].
@@ -185,16 +190,19 @@ fn group(blocks: &[Block], columns: usize) -> Vec<&[Block]> {
 
 /// Packs all panels of some blocks, block after block.
 fn pack_group(engine: &Engine, b: &Operand<'_>, group: &[Block], packed: &mut [f32]) {
+    /// Panels that are packed together where memory runs along the outer index: long runs suit the memory.
+    const TOGETHER: usize = 4;
     let shape = engine.panel_shape();
     let columns = shape.padded(b.outer);
-    let panels = b.outer.div_ceil(shape.width);
+    let together = if b.along == Along::Outer { TOGETHER } else { 1 };
+    let tasks = b.outer.div_ceil(shape.width * together);
     let packed = SharedMut::new(packed);
-    engine.pool.run(group.len() * panels, |task, _| {
-        let (block, first) = (task / panels, (task % panels) * shape.width);
+    engine.pool.run(group.len() * tasks, |task, _| {
+        let (block, first) = (task / tasks, (task % tasks) * shape.width * together);
         let before: usize = group[..block].iter().map(|block| block.depth).sum();
-        let (width, depth) = (shape.width.min(columns - first), group[block].depth);
-        // SAFETY: every task has a panel of its own.
+        let (width, depth) = ((shape.width * together).min(columns - first), group[block].depth);
+        // SAFETY: every task has panels of its own.
         let to = unsafe { packed.slice(before * columns + first * depth, width * depth) };
-        pack::panel(b, &group[block], first, width, to);
+        pack::panels(b, &group[block], first, shape.width, to);
     });
 }

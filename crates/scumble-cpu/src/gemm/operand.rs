@@ -82,6 +82,11 @@ impl<'a> Operand<'a> {
         Self { runs, along: Along::Outer, outer, segments: 1, segment_len: depth }
     }
 
+    /// Total depth.
+    pub(crate) fn depth(&self) -> usize {
+        self.segments * self.segment_len
+    }
+
     /// The run of `major` (an outer index, or a depth within the segment) in `segment`.
     #[inline]
     pub(crate) fn run(&self, major: usize, segment: usize) -> &'a [f32] {

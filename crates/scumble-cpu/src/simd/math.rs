@@ -92,3 +92,79 @@ pub(crate) fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let distribution = s.where_negative(x, tail, s.sub(s.splat(1.0), tail));
     (distribution, s.mul(e, s.splat(DENSITY_AT_ZERO)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Kernel;
+    use crate::tier::Tier;
+
+    /// The functions at some points.
+    struct At(Vec<f32>);
+
+    impl Kernel for At {
+        type Output = Vec<[f32; 5]>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<[f32; 5]> {
+            let first = |v: S::V| {
+                let mut lanes = [0.0f32; 16];
+                s.write(&mut lanes, v);
+                lanes[0]
+            };
+            let all = |x: f32| {
+                let x = s.splat(x);
+                let (distribution, density) = normal(s, x);
+                [exp2(s, x), exp(s, x), sigmoid(s, x), distribution, density].map(first)
+            };
+            self.0.into_iter().map(all).collect()
+        }
+    }
+
+    /// `Phi(x)` by its series, for |x| up to 4.
+    fn normal_series(x: f64) -> f64 {
+        let (mut term, mut sum, mut n) = (x, x, 1.0);
+        while term.abs() > 1e-18 {
+            n += 2.0;
+            term *= x * x / n;
+            sum += term;
+        }
+        0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+    }
+
+    #[test]
+    fn functions_are_accurate_on_every_tier() {
+        let points: Vec<f32> = (-2000..=2000).map(|i| i as f32 * 0.0413).collect();
+        for tier in Tier::available() {
+            for (&x, found) in points.iter().zip(tier.run(At(points.clone()))) {
+                let wide = f64::from(x);
+                let density = (-0.5 * wide * wide).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                let expected = [wide.exp2(), wide.exp(), 1.0 / (1.0 + (-wide).exp())];
+                let check = |what: &str, found: f32, expected: f64, relative: f64| {
+                    let error = (f64::from(found) - expected).abs();
+                    let allowed = relative * expected.abs() + 1e-37;
+                    assert!(error <= allowed, "{}: {what}({x}) is {found}, not {expected}", tier.name());
+                };
+                check("exp2", found[0], expected[0], 2.5e-7);
+                check("exp", found[1], expected[1], 2.5e-7);
+                check("sigmoid", found[2], expected[2], 4e-7);
+                // Squaring x rounds, and the exponential turns that into a relative error that grows with x.
+                check("phi", found[4], density, 3e-7 + 8e-8 * wide * wide);
+                if wide.abs() <= 4.0 {
+                    check("Phi", found[3], normal_series(wide), 2e-6);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_are_limits_and_nan_stays() {
+        for tier in Tier::available() {
+            let [low, high, masked, nan] =
+                tier.run(At(vec![f32::NEG_INFINITY, f32::INFINITY, MASKED, f32::NAN])).try_into().unwrap();
+            assert_eq!((low[1], low[2], low[3]), (0.0, 0.0, 0.0), "{}", tier.name());
+            assert_eq!((high[1], high[2], high[3]), (f32::INFINITY, 1.0, 1.0), "{}", tier.name());
+            assert_eq!(masked[0], 0.0, "{}", tier.name());
+            assert!(nan[..3].iter().all(|value| value.is_nan()), "{}: {nan:?}", tier.name());
+        }
+    }
+}
