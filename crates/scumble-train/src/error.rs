@@ -59,6 +59,53 @@ pub enum TrainError {
     /// The adapter's error.
     #[error(transparent)]
     Adapter(#[from] scumble_adapter::AdapterError),
+    /// A sampler that is not there or can't do what was asked.
+    #[error(transparent)]
+    Sampler(#[from] scumble_model::sampler::SamplerError),
+    /// A picture's error.
+    #[error(transparent)]
+    Picture(#[from] crate::picture::PictureError),
+    /// NaN or infinity in loss or gradient.
+    #[error("step {step}: the {what} is {value}; the pictures of the step are {}", pictures.join(", "))]
+    NotFinite {
+        /// The update that was being made, from 1.
+        step: u64,
+        /// Loss or gradient.
+        what: &'static str,
+        /// What it is.
+        value: f64,
+        /// Files of the pictures that were seen.
+        pictures: Vec<String>,
+    },
+    /// A picture that the VAE makes no numbers of.
+    #[error("the VAE gives no finite latents for `{}`", picture.display())]
+    Latents {
+        /// The file.
+        picture: PathBuf,
+    },
+    /// Stopped from outside before there was anything to save.
+    #[error("stopped before the first step; nothing was written")]
+    StoppedEarly,
+    /// A data set's error.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// The tokenizer's error.
+    #[error(transparent)]
+    Tokenizer(#[from] scumble_model::tokenizer::TokenizerError),
+    /// A resumed run that would not go on as it began.
+    #[error("the run can't go on as it began: {}", changes.join("; "))]
+    Drift {
+        /// What differs, in words.
+        changes: Vec<String>,
+    },
+    /// A run that can't fit into this machine's memory.
+    #[error("this run needs about {needed_gib:.1} GiB of memory, the machine has {available_gib:.1} GiB")]
+    TooLarge {
+        /// Estimate.
+        needed_gib: f64,
+        /// What there is.
+        available_gib: f64,
+    },
     /// The noise schedule's error.
     #[error(transparent)]
     Schedule(#[from] scumble_model::schedule::ScheduleError),
@@ -110,6 +157,20 @@ impl TrainError {
             }
             TrainError::File(error) => error.hints(),
             TrainError::Model(error) => error.hints(),
+            TrainError::Data(error) => error.hints(),
+            TrainError::Latents { .. } => vec!["take the picture out, or use another VAE".to_owned()],
+            TrainError::Picture(error) => error.hint().map(str::to_owned).into_iter().collect(),
+            TrainError::NotFinite { .. } => vec![
+                "lower the learning rate, or look at these pictures; the last checkpoint is whole, `--resume last` goes on from it"
+                    .to_owned(),
+            ],
+            TrainError::Drift { .. } => vec![
+                "put the settings back, or pass `--allow-changes` to go on with the new ones".to_owned(),
+            ],
+            TrainError::TooLarge { .. } => vec![
+                "lower `train.batch` (and raise `train.accumulate`), turn `train.checkpointing` on, or train smaller pictures"
+                    .to_owned(),
+            ],
             TrainError::NoCheckpoint { .. } => vec!["start the run anew, without `--resume`".to_owned()],
             TrainError::RunExists { .. } => {
                 vec!["choose another `--name`, go on with `--resume last`, or replace it with `--existing replace`".to_owned()]

@@ -5,7 +5,8 @@
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
 //! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
 //! * [`step`]: one forward and backward pass; [`trace`]: a recorded run of them, for comparing implementations.
-//! * [`checkpoint`], [`metrics`], [`run`]: what a run leaves on the disk and how it goes on after an end.
+//! * [`checkpoint`], [`metrics`], [`metadata`]: what a run leaves on the disk and how it goes on after an end.
+//! * [`run`]: all of it together; [`preflight`]: what it will need.
 //!
 //! Deliberately not here: terminals, browsers, argument parsing. Whoever runs a training gets events and prints them.
 
@@ -16,11 +17,13 @@ pub mod data;
 mod error;
 pub mod losses;
 pub mod lr_schedule;
+pub mod metadata;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod picture;
 pub mod plot;
+pub mod preflight;
 pub mod run;
 pub mod step;
 pub mod trace;

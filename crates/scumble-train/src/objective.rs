@@ -12,6 +12,7 @@ use scumble_model::schedule::{NoiseSchedule, PredictionType};
 use scumble_tensor::rng::stream_at;
 use scumble_tensor::{Tensor, shape_error};
 
+use crate::data::Role;
 use crate::error::Result;
 
 /// The objective of a run.
@@ -62,16 +63,19 @@ impl Objective {
         })
     }
 
-    /// The random part of sample `index` of a run: its timestep and its noise `[h, w, c]`.
+    /// The random part of a visit: its timestep and its noise `[h, w, c]`.
     ///
-    /// Every sample has streams of its own, so the split into batches changes nothing.
-    pub fn draw(&self, seed: u64, index: u64, [h, w, c]: [usize; 3]) -> Result<(i64, Vec<f32>)> {
-        let count = self.schedule.timesteps() as i64;
-        let timestep = stream_at(seed, "timestep", index).randint(0, count, 1)?[0];
-        let mut noise = stream_at(seed, "noise", index).randn(h * w * c);
+    /// Every visit has streams of its own, so the split into batches changes nothing.
+    pub fn draw(&self, seed: u64, role: Role, visit: u64, [h, w, c]: [usize; 3]) -> Result<(i64, Vec<f32>)> {
+        let names = match role {
+            Role::Instance => ["timestep", "noise", "noise-offset"],
+            Role::Class => ["class.timestep", "class.noise", "class.noise-offset"],
+        };
+        let [mut timestep, mut noise, mut offset] = names.map(|name| stream_at(seed, name, visit));
+        let timestep = timestep.randint(0, self.schedule.timesteps() as i64, 1)?[0];
+        let mut noise = noise.randn(h * w * c);
         if self.noise_offset != 0.0 {
-            // Fewer than 16 normals are drawn in pairs: the same values whatever the number of channels.
-            let offsets = stream_at(seed, "noise-offset", index).randn(c);
+            let offsets = offset.randn(c);
             for pixel in noise.chunks_exact_mut(c) {
                 for (value, offset) in pixel.iter_mut().zip(&offsets) {
                     *value += self.noise_offset as f32 * offset;
@@ -142,10 +146,14 @@ mod tests {
     #[test]
     fn draws_belong_to_the_sample_and_depend_on_the_seed() {
         let mut objective = objective(PredictionType::Epsilon, None);
-        let draw = |objective: &Objective, seed, index| objective.draw(seed, index, [8, 6, 4]).unwrap();
+        let draw = |objective: &Objective, seed, index| {
+            objective.draw(seed, Role::Instance, index, [8, 6, 4]).unwrap()
+        };
         assert_eq!(draw(&objective, 1, 5), draw(&objective, 1, 5));
         assert_ne!(draw(&objective, 1, 5), draw(&objective, 1, 6));
         assert_ne!(draw(&objective, 1, 5), draw(&objective, 2, 5));
+        let class = objective.draw(1, Role::Class, 5, [8, 6, 4]).unwrap();
+        assert_ne!(draw(&objective, 1, 5), class);
 
         let plain = draw(&objective, 1, 5).1;
         objective.noise_offset = 0.1;
@@ -160,7 +168,8 @@ mod tests {
     #[test]
     fn timesteps_cover_the_whole_schedule_evenly() {
         let objective = objective(PredictionType::Epsilon, None);
-        let timesteps: Vec<i64> = (0..2000).map(|i| objective.draw(3, i, [1, 1, 4]).unwrap().0).collect();
+        let timesteps: Vec<i64> =
+            (0..2000).map(|i| objective.draw(3, Role::Instance, i, [1, 1, 4]).unwrap().0).collect();
         assert!(timesteps.iter().all(|t| (0..1000).contains(t)));
         for quarter in 0..4 {
             let count = timesteps.iter().filter(|&&t| t / 250 == quarter).count();

@@ -122,6 +122,7 @@ fn check_data(data: &Data) -> Result<()> {
     }
     if data.class_prompt.is_some() {
         at_least_one("data.class_count", data.class_count as u64)?;
+        at_least_one("data.class_steps", data.class_steps as u64)?;
     }
     number("data.prior_weight", data.prior_weight, |w| w >= 0.0, "0 or more")
 }

@@ -12,15 +12,8 @@ use super::{Base, Cache, Data, Field, Fields, Lora, Save, TextLora, Train, Train
 use crate::error::{Result, TrainError};
 
 /// Settings that change neither the weights a run ends in nor the order of its steps: a resumed run may change them.
-const FREE_TO_CHANGE: &[&str] = &[
-    "base.offline",
-    "cache.",
-    "data.unreadable",
-    "save.",
-    "train.checkpointing",
-    "train.threads",
-    "validate.",
-];
+const FREE_TO_CHANGE: &[&str] =
+    &["base.offline", "cache.", "data.unreadable", "save.", "train.threads", "validate."];
 
 /// Every setting with its full key (`train.lr`), in the order of the file.
 pub fn all_fields() -> Vec<(String, Field)> {
@@ -190,6 +183,7 @@ mod tests {
     fn everything_set() -> TrainConfig {
         let mut config = TrainConfig::default();
         config.base.variant = Some("fp16".into());
+        config.base.config = Some("configurations".into());
         config.base.prediction = Some(Prediction::Velocity);
         config.data.prompt = Some("a \"quoted\" dog".into());
         config.data.trigger = Some("sks".into());

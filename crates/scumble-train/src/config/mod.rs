@@ -199,6 +199,8 @@ section! {
         model: String = String::new(),
         /// Which weight files to take where a folder has several kinds, such as `fp16`.
         variant: Option<String> = None,
+        /// For a single file: a diffusers folder whose configurations and tokenizer are used instead of guessed ones.
+        config: Option<PathBuf> = None,
         /// What the model predicts: `epsilon` or `v_prediction`. Left out, the model's own files decide.
         prediction: Option<Prediction> = None,
         /// Never use the network; a model from the Hub must have been downloaded before.
@@ -231,12 +233,15 @@ section! {
         repeats: usize = 1,
         /// What to do with files that can't be decoded: `skip` them with a warning, or `error`.
         unreadable: Unreadable = Unreadable::Skip,
-        /// Folder of pictures of the same kind of thing in general; keeps the model from forgetting what others look like.
+        /// Folder of pictures of the same kind of thing in general, used with `class_prompt`. Left out, one beside the runs.
         class_folder: Option<PathBuf> = None,
-        /// The text of the class pictures, such as `a photo of a dog`; needed for prior preservation.
+        /// Text of pictures of the same kind of thing in general, such as `a photo of a dog`. They are trained on as well, so
+        /// that the model does not forget what others look like (prior preservation).
         class_prompt: Option<String> = None,
         /// How many class pictures are wanted; missing ones are painted by the base model before training.
         class_count: usize = 100,
+        /// Steps of the painting of missing class pictures.
+        class_steps: usize = 50,
         /// How much the class pictures count against yours. Higher forgets less and learns slower.
         prior_weight: f64 = 1.0,
     }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use crate::metrics::StepRecord;
+use crate::preflight::Plan;
 
 /// Something happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// A new phase began, such as `loading the base model`.
@@ -17,8 +18,12 @@ pub enum Event {
         /// Things in all.
         total: usize,
     },
+    /// Something worth knowing; all is well.
+    Note(String),
     /// Something that the user should know and may want to change.
     Warning(String),
+    /// The preflight is done.
+    Planned(Box<Plan>),
     /// The folder of the run is ready and training begins.
     Started {
         /// The folder.

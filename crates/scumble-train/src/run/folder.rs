@@ -66,7 +66,7 @@ impl RunFolder {
             if !path.exists() {
                 break;
             }
-            if !Store::new(path.join("checkpoints")).steps()?.is_empty() {
+            if !checkpoints_of(&path).steps()?.is_empty() {
                 newest = Some(path);
             }
         }
@@ -116,7 +116,7 @@ impl RunFolder {
 
     /// The checkpoints.
     pub fn checkpoints(&self) -> Store {
-        Store::new(self.path.join("checkpoints"))
+        checkpoints_of(&self.path)
     }
 
     /// The validation picture of a prompt after a step.
@@ -130,6 +130,11 @@ impl RunFolder {
         let step = step.map(|step| format!("-step{step:06}")).unwrap_or_default();
         self.path.join(format!("{}{spelling}{step}.safetensors", self.name))
     }
+}
+
+/// The checkpoints in the folder of a run.
+pub fn checkpoints_of(run: &Path) -> Store {
+    Store::new(run.join("checkpoints"))
 }
 
 /// Deletes the folder of an old run; refuses what does not look like one.

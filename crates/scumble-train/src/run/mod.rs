@@ -1,5 +1,439 @@
 //! A training run from its configuration to its files.
+//!
+//!     check -> load base -> paint missing class pictures -> read pictures -> plan -> folder (new, or resumed)
+//!     -> picture of step 0 -> update, record, every so often save and paint -> last save, before and after
+//!
+//! [`train`] does it all and tells a [`Reporter`]; [`plan`] stops before the folder. Between any two updates the run can end:
+//! `stop` set from outside finishes the update in progress and saves; a kill loses the updates since the last save.
 
+pub mod base;
 pub mod cache;
 pub mod event;
 pub mod folder;
+pub mod painter;
+pub mod samples;
+pub mod session;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use scumble_adapter::dialect::save_adapter;
+use scumble_model::files::atomic_write;
+use scumble_tensor::Backend;
+use scumble_tensor::rng::stream_at;
+use serde::Serialize;
+
+use crate::checkpoint::{Checkpoint, Origin};
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::error::{Result, TrainError};
+use crate::metrics::{MetricsFile, StepRecord};
+use crate::picture::sheet::{Sheet, SheetRow};
+use crate::picture::{self, DecodeOptions, Picture, png};
+use crate::plot::LossPlot;
+use crate::preflight::{self, Plan};
+use base::Base;
+use event::{Event, Reporter, SmoothLoss};
+use folder::RunFolder;
+use painter::Painting;
+use session::{Session, dialect_of, write_options};
+
+/// What a run is given.
+pub struct Services<'a> {
+    /// Where it computes.
+    pub backend: Arc<dyn Backend>,
+    /// Who hears of it.
+    pub reporter: &'a dyn Reporter,
+    /// Set from outside to end the run after the update in progress.
+    pub stop: &'a AtomicBool,
+}
+
+impl Services<'_> {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn phase(&self, text: &str) {
+        self.reporter.event(Event::Phase(text.to_owned()));
+    }
+}
+
+/// Where a run begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the beginning, in a folder of its own.
+    #[default]
+    New,
+    /// At a checkpoint.
+    Resume {
+        /// A run's folder (its newest checkpoint) or a checkpoint file; the newest run of the name when absent.
+        from: Option<PathBuf>,
+        /// Go on although settings, pictures or base have changed.
+        allow_changes: bool,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// All updates are made.
+    Finished,
+    /// It was stopped from outside and saved.
+    Interrupted,
+}
+
+/// What a run has come to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// Finished updates.
+    pub steps: u64,
+    /// Running mean of the loss at the end.
+    pub loss: Option<f64>,
+    /// The adapter in the spellings asked for.
+    pub adapters: Vec<PathBuf>,
+}
+
+/// Loads everything and tells what a run would do, without writing anything.
+pub fn plan(config: &TrainConfig, services: &Services<'_>) -> Result<Plan> {
+    let (session, _) = open(config, services, false)?;
+    preflight::plan(&session)
+}
+
+/// Trains.
+pub fn train(config: &TrainConfig, start: &Start, services: &Services<'_>) -> Result<Summary> {
+    config.check()?;
+    let resume = find_checkpoint(config, start)?;
+    let (mut session, interrupted) = open(config, services, true)?;
+    if interrupted {
+        return Err(TrainError::StoppedEarly);
+    }
+    let plan = preflight::plan(&session)?;
+    for warning in &plan.warnings {
+        services.reporter.event(Event::Warning(warning.clone()));
+    }
+    services.reporter.event(Event::Planned(Box::new(plan)));
+    let origin = session.origin()?;
+    let (folder, done) = match resume {
+        None => {
+            let folder = RunFolder::create(&config.save)?;
+            let text = session.config.to_toml()?;
+            atomic_write(&folder.config(), |file| std::io::Write::write_all(file, text.as_bytes()))?;
+            (folder, 0)
+        }
+        Some((path, checkpoint)) => {
+            let folder = RunFolder::open(&path, &config.save.name)?;
+            folder.checkpoints().sweep()?;
+            resume_from(&mut session, &checkpoint, &origin, start, services)?;
+            (folder, checkpoint.step)
+        }
+    };
+    let stop = || services.stopped();
+    session.samples.fill(&session.base, services.reporter, &stop)?;
+    let metrics = MetricsFile::open(&folder.metrics(), done)?;
+    Run { session, folder, origin, metrics, services }.go(done)
+}
+
+/// The checkpoint to go on from and the folder of its run.
+fn find_checkpoint(config: &TrainConfig, start: &Start) -> Result<Option<(PathBuf, Checkpoint)>> {
+    let Start::Resume { from, .. } = start else { return Ok(None) };
+    let path = match from {
+        Some(path) => path.clone(),
+        None => RunFolder::newest(&config.save)?,
+    };
+    if path.is_dir() {
+        let checkpoint = folder::checkpoints_of(&path).latest()?;
+        return Ok(Some((path, checkpoint)));
+    }
+    let checkpoint = Checkpoint::read(&path)?;
+    let run = path.parent().and_then(Path::parent).map(Path::to_owned);
+    let run = run.filter(|run| run.join("config.toml").is_file());
+    let run = run.ok_or_else(|| TrainError::NoCheckpoint {
+        path: path.clone(),
+        problem: "it does not lie in the `checkpoints` folder of a run".to_owned(),
+    })?;
+    Ok(Some((run, checkpoint)))
+}
+
+fn resume_from(
+    session: &mut Session,
+    checkpoint: &Checkpoint,
+    origin: &Origin,
+    start: &Start,
+    services: &Services<'_>,
+) -> Result<()> {
+    let changes = origin.changes_since(&checkpoint.origin);
+    if !changes.is_empty() {
+        match start {
+            Start::Resume { allow_changes: true, .. } => {
+                services
+                    .reporter
+                    .event(Event::Warning(format!("going on with changes: {}", changes.join("; "))));
+            }
+            _ => return Err(TrainError::Drift { changes }),
+        }
+    }
+    let params = session.params();
+    checkpoint.restore(session.backend.as_ref(), &params, session.optimizer.as_mut())
+}
+
+/// Loads base, class pictures and samples. The flag tells whether `stop` was set while painting.
+fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(Session, bool)> {
+    config.check()?;
+    let config = config.resolved();
+    let options = samples::dataset_options(&config)?;
+    // Cheap mistakes first: a wrong folder must not wait for gigabytes of base model.
+    Dataset::open(&config.data.folder, &options)?;
+    let base = Base::load(&config.base, services.backend.as_ref(), services.reporter)?;
+    if !config.validate.prompts.is_empty() {
+        painter::sampler_kind(&base, config.validate.sampler.as_deref())?;
+    }
+    let complete = !paint || paint_class_pictures(&config, &base, services)?;
+    let session = Session::open(config, Arc::clone(&services.backend), base, services.reporter)?;
+    Ok((session, !complete))
+}
+
+/// Paints the class pictures that are missing; `false` when it was stopped.
+fn paint_class_pictures(config: &TrainConfig, base: &Base, services: &Services<'_>) -> Result<bool> {
+    let (Some(folder), Some(prompt)) = (samples::class_folder(config), &config.data.class_prompt) else {
+        return Ok(true);
+    };
+    let present = Dataset::open_class(&folder, prompt, &samples::dataset_options(config)?)?.items.len();
+    let missing = config.data.class_count.saturating_sub(present);
+    if missing == 0 {
+        return Ok(true);
+    }
+    services.phase("painting class pictures");
+    std::fs::create_dir_all(&folder).map_err(TrainError::io("creating", &folder))?;
+    let mut number = 0;
+    for done in 0..missing {
+        let path = loop {
+            let path = folder.join(format!("class-{number:05}.png"));
+            if !path.exists() {
+                break path;
+            }
+            number += 1;
+        };
+        let painting = Painting {
+            prompt,
+            negative: "",
+            seed: stream_at(config.train.seed, "class picture", number).random64(),
+            steps: config.data.class_steps,
+            guidance: 7.5,
+            sampler: None,
+            width: config.data.width,
+            height: config.data.height,
+        };
+        let Some(picture) = painter::paint(base, &services.backend, &painting, services.stop)? else {
+            return Ok(false);
+        };
+        png::write(&path, &picture, &[])?;
+        services.reporter.event(Event::Progress { done: done + 1, total: missing });
+    }
+    Ok(true)
+}
+
+struct Run<'a> {
+    session: Session,
+    folder: RunFolder,
+    origin: Origin,
+    metrics: MetricsFile,
+    services: &'a Services<'a>,
+}
+
+impl Run<'_> {
+    fn go(mut self, first: u64) -> Result<Summary> {
+        let (steps, reporter) = (self.session.config.train.steps, self.services.reporter);
+        let path = self.folder.path().to_owned();
+        reporter.event(Event::Started { folder: path.clone(), done: first, steps });
+        let mut smooth = SmoothLoss::default();
+        let mut loss = self.metrics.records().iter().map(|record| smooth.add(record.loss)).last();
+        if first == 0 {
+            // From here on there is something to resume.
+            self.save_checkpoint(0)?;
+            self.paint(0)?;
+        }
+        let started = Instant::now();
+        let mut painting = 0.0;
+        for done in first..steps {
+            if self.services.stopped() {
+                return self.interrupted(done, loss);
+            }
+            let clock = Instant::now();
+            let update = self.session.update(done, reporter)?;
+            let record = StepRecord {
+                step: done + 1,
+                loss: update.loss,
+                lr: self.session.rates(update.factor),
+                grad_norm: update.grad_norm,
+                seconds: clock.elapsed().as_secs_f64(),
+            };
+            self.metrics.append(record.clone())?;
+            let smooth_loss = smooth.add(update.loss);
+            loss = Some(smooth_loss);
+            let per_second =
+                (done + 1 - first) as f64 / (started.elapsed().as_secs_f64() - painting).max(1e-9);
+            reporter.event(Event::Step { record, steps, smooth_loss, per_second });
+            let config = &self.session.config;
+            let due = |every: u64| every > 0 && (done + 1) % every == 0 && done + 1 < steps;
+            let (save, paint) = (due(config.save.every), due(config.validate.every));
+            let clock = Instant::now();
+            if save {
+                self.save(done + 1)?;
+            }
+            if paint {
+                self.paint(done + 1)?;
+            }
+            painting += clock.elapsed().as_secs_f64();
+        }
+        self.finish(steps, loss)
+    }
+
+    fn summary(&self, outcome: Outcome, steps: u64, loss: Option<f64>, adapters: Vec<PathBuf>) -> Summary {
+        Summary { outcome, folder: self.folder.path().to_owned(), steps, loss, adapters }
+    }
+
+    fn interrupted(&self, done: u64, loss: Option<f64>) -> Result<Summary> {
+        self.services.phase("stopping: saving");
+        let adapters = self.save(done)?;
+        Ok(self.summary(Outcome::Interrupted, done, loss, adapters))
+    }
+
+    fn finish(&self, steps: u64, loss: Option<f64>) -> Result<Summary> {
+        self.services.phase("saving");
+        self.save_checkpoint(steps)?;
+        let adapters = self.save_adapters(steps, None)?;
+        self.plot()?;
+        self.paint(steps)?;
+        self.before_and_after(steps)?;
+        self.services.reporter.event(Event::Saved { step: steps, files: adapters.clone() });
+        Ok(self.summary(Outcome::Finished, steps, loss, adapters))
+    }
+
+    /// Adapter first, checkpoint last: a checkpoint that is there tells that all of its step is.
+    fn save(&self, step: u64) -> Result<Vec<PathBuf>> {
+        let adapters = self.save_adapters(step, Some(step))?;
+        self.save_checkpoint(step)?;
+        self.plot()?;
+        self.services.reporter.event(Event::Saved { step, files: adapters.clone() });
+        Ok(adapters)
+    }
+
+    fn save_checkpoint(&self, step: u64) -> Result<()> {
+        let session = &self.session;
+        let point = Checkpoint::capture(
+            session.backend.as_ref(),
+            step,
+            &self.origin,
+            &session.params(),
+            session.optimizer.as_ref(),
+        )?;
+        let store = self.folder.checkpoints();
+        let before = store.steps()?;
+        store.save(&point, session.config.save.keep_last)?;
+        let kept = store.steps()?;
+        // The adapters of a step go with its checkpoint.
+        for gone in before.into_iter().filter(|step| !kept.contains(step)) {
+            for path in self.adapter_paths(Some(gone)) {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(TrainError::io("deleting", path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One path for each format; the first has the plain name.
+    fn adapter_paths(&self, step: Option<u64>) -> Vec<PathBuf> {
+        let formats = &self.session.config.save.formats;
+        let path = |(index, format): (usize, &crate::config::FileFormat)| {
+            self.folder.adapter(if index == 0 { "" } else { format.name() }, step)
+        };
+        formats.iter().enumerate().map(path).collect()
+    }
+
+    fn save_adapters(&self, done: u64, step: Option<u64>) -> Result<Vec<PathBuf>> {
+        let session = &self.session;
+        let adapter = session.adapter(done)?;
+        let paths = self.adapter_paths(step);
+        for (path, &format) in paths.iter().zip(&session.config.save.formats) {
+            let options = write_options(&session.config);
+            save_adapter(path, &adapter, &session.table, dialect_of(format)?, &options)?;
+        }
+        Ok(paths)
+    }
+
+    fn plot(&self) -> Result<()> {
+        let points: Vec<(u64, f64)> = self.metrics.records().iter().map(|r| (r.step, r.loss)).collect();
+        if points.is_empty() {
+            return Ok(());
+        }
+        let title = format!("{}: loss", self.session.config.save.name);
+        let picture = LossPlot { title: &title, x_label: "step", points: &points }.render();
+        Ok(png::write(&self.folder.loss_plot(), &picture, &[])?)
+    }
+
+    /// Validation pictures after a step.
+    fn paint(&self, step: u64) -> Result<()> {
+        let config = &self.session.config;
+        if config.validate.prompts.is_empty() {
+            return Ok(());
+        }
+        self.services.phase(&format!("painting after step {step}"));
+        for (index, prompt) in config.validate.prompts.iter().enumerate() {
+            let painting = Painting {
+                prompt,
+                negative: &config.validate.negative,
+                seed: config.validate.seed,
+                steps: config.validate.steps,
+                guidance: config.validate.guidance,
+                sampler: config.validate.sampler.as_deref(),
+                width: config.data.width,
+                height: config.data.height,
+            };
+            let (base, backend) = (&self.session.base, &self.services.backend);
+            let Some(picture) = painter::paint(base, backend, &painting, self.services.stop)? else {
+                return Ok(());
+            };
+            let path = self.folder.sample(step, index);
+            let folder = path.parent().unwrap_or(self.folder.path());
+            std::fs::create_dir_all(folder).map_err(TrainError::io("creating", folder))?;
+            png::write(&path, &picture, &[("scumble", prompt)])?;
+            self.services.reporter.event(Event::Picture { step, prompt: index, path });
+        }
+        Ok(())
+    }
+
+    /// A sheet of the validation pictures of step 0 and of the end.
+    fn before_and_after(&self, steps: u64) -> Result<()> {
+        let config = &self.session.config;
+        let read = |path: PathBuf| -> Option<Picture> {
+            // Pictures that were deleted or never painted leave their place empty.
+            picture::read(&path, &DecodeOptions::default()).ok()
+        };
+        let row = |(index, prompt): (usize, &String)| SheetRow {
+            label: prompt.clone(),
+            pictures: [0, steps].map(|step| read(self.folder.sample(step, index))).to_vec(),
+        };
+        let rows: Vec<SheetRow> = config.validate.prompts.iter().enumerate().map(row).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let sheet = Sheet {
+            title: config.save.name.clone(),
+            subtitle: format!("{steps} steps, {} pictures", self.session.samples.dataset().items.len()),
+            columns: vec!["before".to_owned(), "after".to_owned()],
+            rows,
+        };
+        Ok(png::write(&self.folder.before_after(), &sheet.render(), &[])?)
+    }
+}

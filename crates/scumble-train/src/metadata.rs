@@ -1,0 +1,197 @@
+//! What an adapter file says about its making: `ss_*` as kohya's trainer writes it, `modelspec.*`, and the configuration.
+//!
+//! Values are strings; booleans are `True` and `False`, absent values `None`. Paths are cut to their last part. There are
+//! no times in it: the same run gives the same bytes.
+
+use std::collections::BTreeMap;
+
+use scumble_model::base::Family;
+use scumble_model::schedule::PredictionType;
+use serde_json::json;
+
+use crate::config::{Targets, TrainConfig};
+use crate::error::Result;
+
+/// What the configuration does not know.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Architecture of the base.
+    pub family: Family,
+    /// What the base predicts.
+    pub prediction: PredictionType,
+    /// Name of the base without folders.
+    pub base_name: String,
+    /// Finished updates.
+    pub step: u64,
+    /// Pictures.
+    pub pictures: usize,
+    /// Class pictures.
+    pub class_pictures: usize,
+    /// How often each text is used in a round through the pictures.
+    pub captions: BTreeMap<String, usize>,
+}
+
+/// The metadata of an adapter file.
+pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    let mut put = |key: &str, value: String| all.insert(key.to_owned(), value);
+    let boolean = |value: bool| if value { "True" } else { "False" }.to_owned();
+    let option = |value: Option<f64>| value.map_or("None".to_owned(), |value| value.to_string());
+    let (train, data, unet, text) =
+        (&config.train, &config.data, &config.lora.unet, &config.lora.text_encoder);
+    let velocity = facts.prediction == PredictionType::VPrediction;
+    let second = facts.family == Family::Sd2;
+    let version = match (second, velocity) {
+        (false, false) => "sd_v1",
+        (false, true) => "sd_v1_v",
+        (true, false) => "sd_v2",
+        (true, true) => "sd_v2_v",
+    };
+    put("ss_v2", boolean(second));
+    put("ss_base_model_version", version.to_owned());
+    put("ss_sd_model_name", facts.base_name.clone());
+    put("ss_output_name", config.save.name.clone());
+    put("ss_network_module", "networks.lora".to_owned());
+    put("ss_network_dim", unet.rank.to_string());
+    put("ss_network_alpha", unet.alpha.unwrap_or(unet.rank as f64).to_string());
+    let args = match unet.targets {
+        Targets::All => json!({"conv_dim": unet.rank, "conv_alpha": unet.alpha.unwrap_or(unet.rank as f64)}),
+        _ => json!({}),
+    };
+    put("ss_network_args", args.to_string());
+    put("ss_network_dropout", if unet.dropout > 0.0 { unet.dropout.to_string() } else { "None".to_owned() });
+    put("ss_learning_rate", train.lr.to_string());
+    put("ss_unet_lr", train.lr.to_string());
+    put("ss_text_encoder_lr", option(text.train.then_some(train.lr_text_encoder)));
+    put("ss_optimizer", train.optimizer.name().to_owned());
+    put("ss_lr_scheduler", serde_json::to_value(train.schedule).map_or(String::new(), |name| plain(&name)));
+    put("ss_lr_warmup_steps", train.warmup.to_string());
+    put("ss_max_train_steps", train.steps.to_string());
+    put("ss_steps", facts.step.to_string());
+    let round = (facts.pictures * data.repeats).max(1);
+    let batches = round.div_ceil(train.batch);
+    put("ss_num_batches_per_epoch", batches.to_string());
+    let epochs = |steps: u64| (steps as usize * train.accumulate).div_ceil(batches).to_string();
+    put("ss_num_epochs", epochs(train.steps));
+    put("ss_epoch", epochs(facts.step));
+    put("ss_batch_size_per_device", train.batch.to_string());
+    put("ss_total_batch_size", (train.batch * train.accumulate).to_string());
+    put("ss_gradient_accumulation_steps", train.accumulate.to_string());
+    put("ss_gradient_checkpointing", boolean(train.checkpointing));
+    put("ss_mixed_precision", "no".to_owned());
+    put("ss_full_fp16", "False".to_owned());
+    put("ss_seed", train.seed.to_string());
+    put("ss_clip_skip", "None".to_owned());
+    put("ss_max_token_length", "None".to_owned());
+    put("ss_max_grad_norm", train.max_grad_norm.to_string());
+    put("ss_min_snr_gamma", option(train.min_snr_gamma));
+    put("ss_noise_offset", option((train.noise_offset != 0.0).then_some(train.noise_offset)));
+    put("ss_loss_type", "l2".to_owned());
+    put("ss_prior_loss_weight", data.prior_weight.to_string());
+    put("ss_num_train_images", round.to_string());
+    put("ss_num_reg_images", facts.class_pictures.to_string());
+    put("ss_resolution", format!("({}, {})", data.width, data.height));
+    put("ss_enable_bucket", "False".to_owned());
+    put("ss_flip_aug", boolean(data.flip));
+    let folder = data.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    put(
+        "ss_dataset_dirs",
+        json!({ &folder: {"n_repeats": data.repeats, "img_count": facts.pictures} }).to_string(),
+    );
+    put("ss_tag_frequency", json!({ &folder: facts.captions }).to_string());
+    put("ss_training_comment", "trained with scumble".to_owned());
+
+    let architecture = match (second, velocity) {
+        (false, _) => "stable-diffusion-v1/lora",
+        (true, false) => "stable-diffusion-v2-512/lora",
+        (true, true) => "stable-diffusion-v2-768-v/lora",
+    };
+    put("modelspec.sai_model_spec", "1.0.1".to_owned());
+    put("modelspec.architecture", architecture.to_owned());
+    put("modelspec.implementation", "diffusers".to_owned());
+    put("modelspec.title", config.save.name.clone());
+    put("modelspec.resolution", format!("{}x{}", data.width, data.height));
+    put("modelspec.prediction_type", if velocity { "v" } else { "epsilon" }.to_owned());
+    if let Some(trigger) = &data.trigger {
+        put("modelspec.trigger_phrase", trigger.clone());
+    }
+    put("scumble.config", without_paths(config).to_toml()?);
+    Ok(all)
+}
+
+/// The configuration as far as it concerns others: paths are cut to their last part.
+fn without_paths(config: &TrainConfig) -> TrainConfig {
+    let last = |path: &std::path::Path| path.file_name().map(Into::into).unwrap_or_default();
+    let mut config = config.clone();
+    if std::path::Path::new(&config.base.model).exists() {
+        let name: std::path::PathBuf = last(std::path::Path::new(&config.base.model));
+        config.base.model = name.to_string_lossy().into_owned();
+    }
+    config.base.config = config.base.config.as_deref().map(last);
+    config.data.folder = last(&config.data.folder);
+    config.data.class_folder = config.data.class_folder.as_deref().map(last);
+    config.cache.folder = None;
+    config.save.folder = last(&config.save.folder);
+    config
+}
+
+/// A JSON string's content.
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            family: Family::Sd2,
+            prediction: PredictionType::VPrediction,
+            base_name: "tiny".into(),
+            step: 10,
+            pictures: 5,
+            class_pictures: 0,
+            captions: BTreeMap::from([("a \"dog\"".to_owned(), 5)]),
+        }
+    }
+
+    #[test]
+    fn no_path_of_the_machine_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = TrainConfig::default();
+        config.base.model = folder.path().display().to_string();
+        config.base.config = Some(folder.path().into());
+        config.data.folder = folder.path().join("dog");
+        config.data.class_folder = Some(folder.path().join("dogs"));
+        config.save.folder = folder.path().into();
+        let parent = folder.path().parent().unwrap().display().to_string();
+        for (key, value) in describe(&config.resolved(), &facts()).unwrap() {
+            assert!(!value.contains(&parent), "{key}: {value}");
+        }
+    }
+
+    #[test]
+    fn other_tools_find_what_they_look_for() {
+        let mut config = TrainConfig::default();
+        config.data.folder = "pictures/dog".into();
+        config.lora.unet.rank = 8;
+        let all = describe(&config, &facts()).unwrap();
+        let expected = [
+            ("ss_v2", "True"),
+            ("ss_base_model_version", "sd_v2_v"),
+            ("ss_network_dim", "8"),
+            ("ss_network_alpha", "8"),
+            ("ss_lr_scheduler", "constant"),
+            ("ss_tag_frequency", r#"{"dog":{"a \"dog\"":5}}"#),
+            ("modelspec.architecture", "stable-diffusion-v2-768-v/lora"),
+            ("modelspec.prediction_type", "v"),
+            ("modelspec.resolution", "512x512"),
+        ];
+        for (key, value) in expected {
+            assert_eq!(all.get(key).map(String::as_str), Some(value), "{key}");
+        }
+        let again = TrainConfig::from_toml(&all["scumble.config"]).unwrap();
+        assert_eq!(again.lora, config.lora);
+    }
+}

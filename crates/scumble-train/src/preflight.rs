@@ -1,0 +1,183 @@
+//! Before hours of training: what will be done, what it needs, and whether it can work.
+//!
+//! Time and memory are estimates. One forward pass of one sample is run and recorded: what stays in memory is what
+//! backward will need, and backward takes about twice the time of forward (no weight gradients of the frozen base).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use scumble_adapter::Tower;
+use scumble_model::unet::Conditioning;
+use scumble_tensor::memory;
+use scumble_tensor::{Tape, Tensor, Var};
+use serde::Serialize;
+
+use crate::data::DatasetReport;
+use crate::error::{Result, TrainError};
+use crate::run::samples::class_folder;
+use crate::run::session::{Session, dialect_of, write_options};
+
+/// Backward against forward, in time.
+const BACKWARD: f64 = 2.0;
+/// Gradients in flight and temporaries against what forward keeps, in memory.
+const IN_FLIGHT: f64 = 1.25;
+
+/// The plan of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The base as the user named it.
+    pub base: String,
+    /// Its family.
+    pub family: String,
+    /// What the folder holds.
+    pub data: DatasetReport,
+    /// Class pictures there are.
+    pub class_pictures: usize,
+    /// Class pictures that will be painted first.
+    pub class_pictures_to_paint: usize,
+    /// Pixels.
+    pub width: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Updates.
+    pub steps: u64,
+    /// Samples in each update.
+    pub samples_per_step: usize,
+    /// Rounds through the pictures.
+    pub epochs: f64,
+    /// Layers with factors.
+    pub modules: usize,
+    /// Numbers that learn.
+    pub trainable_parameters: usize,
+    /// Files that will be written at the end, with their sizes.
+    pub files: Vec<PlannedFile>,
+    /// Most memory, estimated.
+    pub memory_bytes: u64,
+    /// Duration of an update, estimated.
+    pub seconds_per_step: f64,
+    /// Duration of all updates, estimated.
+    pub seconds: f64,
+    /// What should be seen before starting.
+    pub warnings: Vec<String>,
+}
+
+/// An adapter file to come.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedFile {
+    /// Its spelling.
+    pub format: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Makes the plan; errors when the run can't work.
+pub fn plan(session: &Session) -> Result<Plan> {
+    let config = &session.config;
+    let (train, data) = (&config.train, &config.data);
+    let dataset = session.samples.dataset();
+    let class_pictures = session.samples.class_dataset().map_or(0, |class| class.items.len());
+    let wanted = class_folder(config).map_or(0, |_| data.class_count);
+    let params = session.params();
+    let trainable_parameters = params.iter().map(|param| param.value().numel()).sum();
+    let samples_per_step = train.batch * train.accumulate;
+    let together = if wanted > 0 { 2 * train.batch } else { train.batch };
+    let (seconds, activations) = measure(session)?;
+    let held = memory::stats().live_bytes as f64;
+    // The gradient and two moments beside each parameter.
+    let learning = trainable_parameters as f64 * 12.0;
+    let memory_bytes = held + learning + activations * IN_FLIGHT * together as f64;
+    if let Some(available) = memory_of_machine().filter(|&available| memory_bytes > available) {
+        let gib = f64::from(1 << 30);
+        return Err(TrainError::TooLarge { needed_gib: memory_bytes / gib, available_gib: available / gib });
+    }
+    let recompute = if train.checkpointing { 1.0 } else { 0.0 };
+    let seconds_per_step = seconds * (1.0 + BACKWARD + recompute) * (together * train.accumulate) as f64;
+    let visits = (train.steps as f64) * samples_per_step as f64;
+    Ok(Plan {
+        base: session.base.name.clone(),
+        family: session.base.family.to_string(),
+        data: dataset.report.clone(),
+        class_pictures,
+        class_pictures_to_paint: wanted.saturating_sub(class_pictures),
+        width: data.width,
+        height: data.height,
+        steps: train.steps,
+        samples_per_step,
+        epochs: visits / session.samples.round_length().max(1) as f64,
+        modules: session.lora.pairs().count(),
+        trainable_parameters,
+        files: files(session)?,
+        memory_bytes: memory_bytes as u64,
+        seconds_per_step,
+        seconds: seconds_per_step * train.steps as f64,
+        warnings: warnings(session),
+    })
+}
+
+fn files(session: &Session) -> Result<Vec<PlannedFile>> {
+    let adapter = session.adapter(0)?;
+    let mut files = Vec::new();
+    for &format in &session.config.save.formats {
+        let encoded = dialect_of(format)?.write(&adapter, &session.table, &write_options(&session.config))?;
+        let elements: usize = encoded.tensors.iter().map(|(_, t)| t.numel() * t.dtype().size()).sum();
+        // Name, type, shape and offsets of each tensor are some 90 characters of header beside the name.
+        let header: usize = encoded.tensors.iter().map(|(name, _)| name.len() + 90).sum();
+        let metadata: usize = encoded.metadata.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
+        files.push(PlannedFile { format: format.to_string(), bytes: (elements + header + metadata) as u64 });
+    }
+    Ok(files)
+}
+
+fn warnings(session: &Session) -> Vec<String> {
+    let mut warnings = session.samples.dataset().report.warnings();
+    if let Some(class) = session.samples.class_dataset() {
+        warnings.extend(class.report.warnings());
+    }
+    let room = session.base.tokenizer.max_length().saturating_sub(2);
+    for item in &session.samples.dataset().items {
+        let longest = item.caption.texts().iter().map(|text| session.base.tokenizer.count(text)).max();
+        if let Some(count) = longest.filter(|&count| count > room) {
+            warnings.push(format!(
+                "the text of `{}` has {count} tokens; the text encoder reads the first {room}",
+                item.file
+            ));
+        }
+    }
+    if session.lora.pairs().all(|pair| Tower::of(&pair.module.path) == Some(Tower::TextEncoder)) {
+        warnings.push("nothing of the UNet learns; only the text encoder does".to_owned());
+    }
+    warnings
+}
+
+/// Seconds and kept bytes of one recorded forward pass of one sample.
+fn measure(session: &Session) -> Result<(f64, f64)> {
+    let config = &session.config;
+    let (backend, base) = (&session.backend, &session.base);
+    let cells = base.vae.downscale().max(1);
+    let channels = base.unet.config().in_channels;
+    let (h, w) = (config.data.height / cells, config.data.width / cells);
+    let latents = Tensor::zeros(scumble_tensor::DType::F32, &[1, h, w, channels])?;
+    let before = memory::stats().live_bytes;
+    let start = Instant::now();
+    let tape = Tape::recording(Arc::clone(backend)).with_checkpointing(config.train.checkpointing);
+    let ids = base.ids("")?;
+    let states = base.text_encoder.states(&tape, &ids, 0)?;
+    let conditioning = Conditioning { states: &states, text_time: None };
+    let prediction =
+        base.unet.forward(&tape, &Var::constant(backend.upload(&latents)?), &[1.0], conditioning)?;
+    backend.download(prediction.value())?;
+    let seconds = start.elapsed().as_secs_f64();
+    let kept = memory::stats().live_bytes.saturating_sub(before);
+    Ok((seconds, kept as f64))
+}
+
+/// Memory of the machine in bytes, where it can be found out.
+fn memory_of_machine() -> Option<f64> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
+}

@@ -1,0 +1,163 @@
+//! The base model of a run, loaded: three networks, a tokenizer, a noise schedule, and what tells it from others.
+
+use std::path::Path;
+
+use scumble_adapter::attach::Towers;
+use scumble_model::base::{BaseFiles, BaseOptions, Family, HubOptions, PredictionSource, TokenizerSource};
+use scumble_model::files::TensorSource;
+use scumble_model::schedule::{NoiseSchedule, PredictionType};
+use scumble_model::text_encoder::TextEncoder;
+use scumble_model::tokenizer::{Pad, Tokenizer};
+use scumble_model::unet::UNet;
+use scumble_model::vae::Vae;
+use scumble_tensor::{Backend, DType, Tensor};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::event::{Event, Reporter};
+use crate::config::{Base as BaseConfig, Prediction};
+use crate::error::{Result, TrainError};
+
+/// Bytes of each tensor that go into its hash from the front, the middle and the end: another training changes all of
+/// them, and a model of gigabytes is hashed in a moment.
+const SAMPLED: usize = 4096;
+
+/// See the module's text.
+pub struct Base {
+    /// As the user named it.
+    pub name: String,
+    /// Its architecture.
+    pub family: Family,
+    /// What its UNet predicts.
+    pub prediction: PredictionType,
+    /// The denoiser.
+    pub unet: UNet,
+    /// The text encoder.
+    pub text_encoder: TextEncoder,
+    /// The autoencoder.
+    pub vae: Vae,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// diffusers' `scheduler_config.json`.
+    pub scheduler_config: Value,
+    /// Noise levels.
+    pub schedule: NoiseSchedule,
+    /// Hash of the text encoder's weights.
+    pub text_hash: String,
+    /// Hash of the VAE's weights.
+    pub vae_hash: String,
+    /// Hash of all weights and the noise schedule.
+    pub hash: String,
+}
+
+impl Base {
+    /// Opens and loads the base that a configuration names.
+    pub fn load(config: &BaseConfig, backend: &dyn Backend, reporter: &dyn Reporter) -> Result<Self> {
+        reporter.event(Event::Phase("opening the base model".to_owned()));
+        let mut hub = HubOptions::from_env();
+        hub.offline |= config.offline;
+        let options = BaseOptions {
+            variant: config.variant.clone(),
+            prediction_type: config.prediction.map(|prediction| match prediction {
+                Prediction::Epsilon => PredictionType::Epsilon,
+                Prediction::Velocity => PredictionType::VPrediction,
+            }),
+            config: config.config.clone(),
+            hub,
+        };
+        let files = BaseFiles::open(&config.model, &options)?;
+        if files.prediction_source == PredictionSource::Assumed && files.family == Family::Sd2 {
+            reporter.event(Event::Warning(format!(
+                "`{}` does not say whether it predicts noise or velocity; noise is assumed. If pictures come out as noise, \
+                 set `base.prediction` to `v_prediction`",
+                files.name
+            )));
+        }
+        reporter.event(Event::Phase("loading the base model".to_owned()));
+        let dtype = DType::F32;
+        let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend, dtype)?;
+        let text = &files.text_encoder;
+        let text_encoder = TextEncoder::load(&text.config, text.weights.as_ref(), backend, dtype)?;
+        let vae = Vae::load(&files.vae.config, files.vae.weights.as_ref(), backend, dtype)?;
+        let tokenizer = tokenizer(&files.tokenizer)?;
+        if text_encoder.token_embedding().rows() < tokenizer.vocab_size() {
+            return Err(TrainError::Mismatch {
+                what: format!("the tokenizer of `{}`", files.name),
+                expected: format!(
+                    "at most {} tokens, as its text encoder has",
+                    text_encoder.token_embedding().rows()
+                ),
+                found: tokenizer.vocab_size().to_string(),
+            });
+        }
+        let text_hash = fingerprint(text.weights.as_ref())?;
+        let vae_hash = fingerprint(files.vae.weights.as_ref())?;
+        let unet_hash = fingerprint(files.unet.weights.as_ref())?;
+        let schedule = NoiseSchedule::from_config(&files.scheduler_config)?;
+        let mut hash = Sha256::new();
+        for part in [&unet_hash, &text_hash, &vae_hash] {
+            hash.update(part);
+        }
+        hash.update(bytemuck::cast_slice(schedule.alphas_cumprod()));
+        hash.update(format!("{:?}", files.prediction_type));
+        Ok(Self {
+            name: files.name,
+            family: files.family,
+            prediction: files.prediction_type,
+            unet,
+            text_encoder,
+            vae,
+            tokenizer,
+            scheduler_config: files.scheduler_config,
+            schedule,
+            text_hash,
+            vae_hash,
+            hash: hex(&hash.finalize()),
+        })
+    }
+
+    /// The networks that adapters go onto.
+    pub fn towers(&self) -> Towers<'_> {
+        Towers { unet: Some(self.unet.modules()), text_encoder: Some(self.text_encoder.modules()) }
+    }
+
+    /// Token ids of a text, `[1, 77]`.
+    pub fn ids(&self, text: &str) -> Result<Tensor> {
+        let ids = self.tokenizer.encode(text);
+        Ok(Tensor::from_slice(&ids, &[1, ids.len()])?)
+    }
+
+    /// The name without any path, for metadata.
+    pub fn short_name(&self) -> String {
+        let path = Path::new(&self.name);
+        let last = || path.file_name().map(|name| name.to_string_lossy().into_owned());
+        // A Hub id `owner/name` is no path on this machine and is kept whole.
+        if path.exists() { last().unwrap_or_default() } else { self.name.clone() }
+    }
+}
+
+fn tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
+    Ok(match source {
+        TokenizerSource::Folder(folder) => Tokenizer::from_folder(folder)?,
+        TokenizerSource::EmbeddedClip { pad_token: "!", .. } => Tokenizer::clip(Pad::ExclamationMark)?,
+        TokenizerSource::EmbeddedClip { .. } => Tokenizer::clip(Pad::End)?,
+    })
+}
+
+/// A hash of names, types, shapes and samples of the content of all tensors.
+fn fingerprint(weights: &dyn TensorSource) -> Result<String> {
+    let mut hash = Sha256::new();
+    for name in weights.names() {
+        let tensor = weights.read(&name)?;
+        let bytes = tensor.bytes()?;
+        hash.update(format!("{name} {} {}\n", tensor.dtype(), tensor.shape()));
+        for start in [0, bytes.len() / 2, bytes.len().saturating_sub(SAMPLED)] {
+            hash.update(&bytes[start..bytes.len().min(start + SAMPLED)]);
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
