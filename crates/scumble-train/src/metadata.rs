@@ -4,12 +4,13 @@
 //! no times in it: the same run gives the same bytes.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use scumble_model::base::Family;
 use scumble_model::schedule::PredictionType;
 use serde_json::json;
 
-use crate::config::{Targets, TrainConfig};
+use crate::config::{Targets, TrainConfig, Unreadable};
 use crate::error::Result;
 
 /// What the configuration does not know.
@@ -115,23 +116,25 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     if let Some(trigger) = &data.trigger {
         put("modelspec.trigger_phrase", trigger.clone());
     }
-    put("scumble.config", without_paths(config).to_toml()?);
+    put("scumble.config", what_concerns_others(config).to_toml()?);
     Ok(all)
 }
 
-/// The configuration as far as it concerns others: paths are cut to their last part.
-fn without_paths(config: &TrainConfig) -> TrainConfig {
-    let last = |path: &std::path::Path| path.file_name().map(Into::into).unwrap_or_default();
+/// The configuration as far as it decides the result; paths are cut to their last part. So runs that differ in where
+/// and how often they save write the same bytes.
+fn what_concerns_others(config: &TrainConfig) -> TrainConfig {
+    let last = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
     let mut config = config.clone();
-    if std::path::Path::new(&config.base.model).exists() {
-        let name: std::path::PathBuf = last(std::path::Path::new(&config.base.model));
-        config.base.model = name.to_string_lossy().into_owned();
+    if Path::new(&config.base.model).exists() {
+        config.base.model = last(Path::new(&config.base.model)).display().to_string();
     }
+    config.base.offline = false;
     config.base.config = config.base.config.as_deref().map(last);
     config.data.folder = last(&config.data.folder);
     config.data.class_folder = config.data.class_folder.as_deref().map(last);
-    config.cache.folder = None;
-    config.save.folder = last(&config.save.folder);
+    config.data.unreadable = Unreadable::default();
+    config.train.threads = None;
+    (config.cache, config.save, config.validate) = Default::default();
     config
 }
 
@@ -193,5 +196,10 @@ mod tests {
         }
         let again = TrainConfig::from_toml(&all["scumble.config"]).unwrap();
         assert_eq!(again.lora, config.lora);
+        config.save.folder = "elsewhere".into();
+        config.save.every = 1;
+        config.validate.prompts.push("a dog".into());
+        config.train.threads = Some(3);
+        assert_eq!(describe(&config, &facts()).unwrap(), all);
     }
 }

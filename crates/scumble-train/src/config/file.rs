@@ -277,6 +277,7 @@ mod tests {
         let identity = base.identity().unwrap();
         let mut same = base.clone();
         same.lora.unet.alpha = Some(4.0);
+        same.data.folder = "moved".into();
         same.save.every = 3;
         same.train.threads = Some(1);
         same.validate.prompts = vec!["a dog".into()];
