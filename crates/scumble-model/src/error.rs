@@ -4,6 +4,7 @@ use crate::files::FileError;
 use crate::nn::{ConfigError, Problem, WeightsError};
 use crate::sampler::SamplerError;
 use crate::schedule::ScheduleError;
+use crate::tokenizer::TokenizerError;
 
 /// The floor's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -30,6 +31,9 @@ pub enum Error {
     /// A noise schedule's.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// A tokenizer's.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// A picture size that has no latents.
     #[error("the {what} is {found} pixels, expected a multiple of {expected}")]
     PictureSize {
@@ -74,6 +78,10 @@ impl Error {
             Error::Tensor(scumble_tensor::Error::OutOfMemory { .. }) => {
                 vec!["use a smaller picture or batch, or close other programs".to_owned()]
             }
+            Error::Tokenizer(_) => vec![
+                "the tokenizer's files are damaged or of another model; download the model's tokenizer folder again"
+                    .to_owned(),
+            ],
             Error::Tensor(_) | Error::Sampler(_) | Error::Schedule(_) => Vec::new(),
         }
     }

@@ -1,9 +1,11 @@
 //! Noise schedules: how much of the picture is left at each timestep, and what follows from it for training.
 //!
-//!     alphas_cumprod[t] = a = prod over s <= t of (1 - beta[s])
-//!     noisy    = sqrt(a) x0 + sqrt(1 - a) noise          velocity = sqrt(a) noise - sqrt(1 - a) x0
-//!     snr      = a / (1 - a)                             sigma    = sqrt((1 - a) / a)
-//!     min-SNR weight: min(snr, g) / snr for epsilon, min(snr, g) / (snr + 1) for v
+//! ```text
+//! alphas_cumprod[t] = a = prod over s <= t of (1 - beta[s])
+//! noisy    = sqrt(a) x0 + sqrt(1 - a) noise          velocity = sqrt(a) noise - sqrt(1 - a) x0
+//! snr      = a / (1 - a)                             sigma    = sqrt((1 - a) / a)
+//! min-SNR weight: min(snr, g) / snr for epsilon, min(snr, g) / (snr + 1) for v
+//! ```
 //!
 //! The tables are made with the operations and roundings of PyTorch (f32, the cumulative product rounded from f64),
 //! so they are equal to diffusers' bit for bit (after a rescaling to zero SNR to the last bits): a sampler divides

@@ -2,12 +2,14 @@
 //!
 //! The engine is the 32-bit Mersenne Twister. How its words become numbers is PyTorch's:
 //!
-//!     rand   f32: low 24 bits * 2^-24              f64: low 53 bits of (first << 32 | second) * 2^-53
-//!     randn, n >= 16: all uniforms first, then in blocks of 16, for j = 0..8:
-//!         r = sqrt(-2 ln(1 - u[j])),  out[j] = r cos(2 pi u[j+8]),  out[j+8] = r sin(2 pi u[j+8]);
-//!         when 16 does not divide n, the last 16 values are drawn again and overwritten
-//!     randn, n < 16: pairs of 53-bit uniforms, r = sqrt(-2 ln(1 - u2)), theta = 2 pi u1; the sine half is kept
-//!         in the generator for the next short draw
+//! ```text
+//! rand   f32: low 24 bits * 2^-24              f64: low 53 bits of (first << 32 | second) * 2^-53
+//! randn, n >= 16: all uniforms first, then in blocks of 16, for j = 0..8:
+//!     r = sqrt(-2 ln(1 - u[j])),  out[j] = r cos(2 pi u[j+8]),  out[j+8] = r sin(2 pi u[j+8]);
+//!     when 16 does not divide n, the last 16 values are drawn again and overwritten
+//! randn, n < 16: pairs of 53-bit uniforms, r = sqrt(-2 ln(1 - u2)), theta = 2 pi u1; the sine half is kept
+//!     in the generator for the next short draw
+//! ```
 //!
 //! Integers and uniforms are equal bit for bit; normals of the long path agree to about 1e-6, because PyTorch
 //! uses vector approximations of ln, sin and cos there that differ between processors.

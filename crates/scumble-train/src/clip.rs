@@ -1,6 +1,8 @@
 //! Gradient clipping by the global norm, as `torch.nn.utils.clip_grad_norm_` does it.
 //!
-//!     norm = sqrt(sum over all gradients of |g|^2)        factor = min(1, max / (norm + 1e-6))
+//! ```text
+//! norm = sqrt(sum over all gradients of |g|^2)        factor = min(1, max / (norm + 1e-6))
+//! ```
 //!
 //! The factor is not applied here: updates take it as a factor of the gradient, which saves a pass over memory.
 

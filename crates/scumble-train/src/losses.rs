@@ -1,12 +1,14 @@
 //! The loss formulas on given tensors, for comparing implementations: what `probe losses` computes.
 //!
-//!     mse                  mean of d^2,  d = pred - target
-//!     prior                first half of the batch: mse;  second half: prior weight * mse
-//!     masked_T<t>          mean of (w d)^2,  w = (m + 0.01)^t / its maximum over the batch,
-//!                          m = the mask image, nearest-resized: pixel (y H / h, x W / w)
-//!     min_snr_<target>     mean over the batch of weight * mse,  weight = min(snr, 5) / snr  or  min(snr, 5) / (snr + 1)
-//!     pseudo_huber         mean of 2 c (sqrt(d^2 + c^2) - c),  c = 0.1
-//!     pseudo_smooth_l1     mean of 2 (sqrt(d^2 + c^2) - c)
+//! ```text
+//! mse                  mean of d^2,  d = pred - target
+//! prior                first half of the batch: mse;  second half: prior weight * mse
+//! masked_T<t>          mean of (w d)^2,  w = (m + 0.01)^t / its maximum over the batch,
+//!                      m = the mask image, nearest-resized: pixel (y H / h, x W / w)
+//! min_snr_<target>     mean over the batch of weight * mse,  weight = min(snr, 5) / snr  or  min(snr, 5) / (snr + 1)
+//! pseudo_huber         mean of 2 c (sqrt(d^2 + c^2) - c),  c = 0.1
+//! pseudo_smooth_l1     mean of 2 (sqrt(d^2 + c^2) - c)
+//! ```
 //!
 //! Files are NCHW; the engine gets channels-last.
 

@@ -3,11 +3,13 @@
 //! `s` counts finished updates, so the first update uses `s = 0`; `w` warm-up steps, `n` steps in all and
 //! `p = (s - w) / (n - w)`. Within the warm-up every schedule is `s / w`. After it:
 //!
-//!     constant              1
-//!     linear                max(0, (n - s) / (n - w))
-//!     cosine                max(0, (1 + cos(2 pi c p)) / 2)              c = 1/2
-//!     cosine, restarts      0 if p >= 1 else (1 + cos(pi ((k p) mod 1))) / 2
-//!     polynomial            ((lr - end) (1 - p)^power + end) / lr,  and end / lr past the end
+//! ```text
+//! constant              1
+//! linear                max(0, (n - s) / (n - w))
+//! cosine                max(0, (1 + cos(2 pi c p)) / 2)              c = 1/2
+//! cosine, restarts      0 if p >= 1 else (1 + cos(pi ((k p) mod 1))) / 2
+//! polynomial            ((lr - end) (1 - p)^power + end) / lr,  and end / lr past the end
+//! ```
 //!
 //! The same formulas as the schedulers of the `diffusers` library, so runs can be compared step by step.
 

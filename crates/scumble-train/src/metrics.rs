@@ -1,6 +1,8 @@
 //! `metrics.jsonl`: one JSON object a line and step, for plots and for other programs.
 //!
-//!     {"step":1,"loss":0.0843,"lr":{"unet":0.0001},"grad_norm":0.52,"seconds":0.31}
+//! ```text
+//! {"step":1,"loss":0.0843,"lr":{"unet":0.0001},"grad_norm":0.52,"seconds":0.31}
+//! ```
 //!
 //! Lines are only ever added, each in one write. A resumed run first drops the lines after its checkpoint (and a line
 //! that a killed process left half written), so that the file tells one course.

@@ -1,8 +1,10 @@
 //! What a training step asks of the model: noise it, predict, compare.
 //!
-//!     noisy  = sqrt(a) latents + sqrt(1 - a) noise         a = alphas_cumprod[t]
-//!     target = noise (epsilon)  or  sqrt(a) noise - sqrt(1 - a) latents (v)
-//!     loss   = (1 / B) sum over samples of w_i * mean over c, h, w of (pred_i - target_i)^2
+//! ```text
+//! noisy  = sqrt(a) latents + sqrt(1 - a) noise         a = alphas_cumprod[t]
+//! target = noise (epsilon)  or  sqrt(a) noise - sqrt(1 - a) latents (v)
+//! loss   = (1 / B) sum over samples of w_i * mean over c, h, w of (pred_i - target_i)^2
+//! ```
 //!
 //! `B` counts the instance samples of an update, so with a class half of the same length and `w_i = prior weight` there,
 //! the sum is `mean(instance) + prior * mean(class)`. Min-SNR (Hang et al. 2023) multiplies `w_i` by `min(snr, g) / snr`

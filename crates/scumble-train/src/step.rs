@@ -1,8 +1,10 @@
 //! One training step: noise, text, prediction, loss, backward.
 //!
-//!     states = text encoder(ids), when it learns; otherwise given
-//!     pred   = UNet(noisy, t, states)
-//!     loss   = sum over samples of share_i * loss_i         gradients of it for everything trainable
+//! ```text
+//! states = text encoder(ids), when it learns; otherwise given
+//! pred   = UNet(noisy, t, states)
+//! loss   = sum over samples of share_i * loss_i         gradients of it for everything trainable
+//! ```
 //!
 //! The share of a sample is its weight divided by the number of samples of the whole update, so that gradients of
 //! micro-batches just add up. The training loop, `probe trace` and `bench step` all go through [`run`].

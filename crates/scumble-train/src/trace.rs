@@ -3,9 +3,11 @@
 //! The file brings latents, noise, timesteps, token ids and starting factors; the JSON brings the hyper-parameters. The
 //! run gives the loss and the gradient's length of every step, and whichever of these the file holds too:
 //!
-//!     grad1.<name>     gradients of step 1, before clipping
-//!     after<K>.<name>  values after update K
-//!     step1.*          noisy latents, text states, prediction and target of step 1
+//! ```text
+//! grad1.<name>     gradients of step 1, before clipping
+//! after<K>.<name>  values after update K
+//! step1.*          noisy latents, text states, prediction and target of step 1
+//! ```
 //!
 //! Kinds: `lora...` trains factors `init.<tower>.<module>.{down,up}` with AdamW; `full...` trains all weights of the UNet
 //! with plain gradient descent. Files are NCHW.

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::files::{FileError, Result, TensorSource, printable, read_text};
 use crate::schedule::PredictionType;
+use crate::tokenizer::{Pad, Tokenizer, TokenizerError};
 
 pub use hub::HubOptions;
 pub use prediction::PredictionSource;
@@ -96,6 +97,19 @@ pub enum TokenizerSource {
         /// What fills a row up to 77: the end token (SD1) or `!` (SD2).
         pad_token: &'static str,
     },
+}
+
+impl TokenizerSource {
+    /// Builds the tokenizer.
+    pub fn open(&self) -> std::result::Result<Tokenizer, TokenizerError> {
+        match self {
+            Self::Folder(folder) => Tokenizer::from_folder(folder),
+            Self::EmbeddedClip { vocabulary, pad_token: "!" } => {
+                Tokenizer::clip_with_vocabulary(*vocabulary, Pad::ExclamationMark)
+            }
+            Self::EmbeddedClip { vocabulary, .. } => Tokenizer::clip_with_vocabulary(*vocabulary, Pad::End),
+        }
+    }
 }
 
 /// An opened base.

@@ -1,9 +1,11 @@
 //! A single file of the CompVis/SGM kind: all parts under prefixes, in `.safetensors` or `.ckpt`.
 //!
-//!     model.diffusion_model.             UNet
-//!     first_stage_model.                 VAE
-//!     cond_stage_model.transformer.      text encoder of 1.x
-//!     cond_stage_model.model.            text encoder of 2.x, in OpenCLIP's names
+//! ```text
+//! model.diffusion_model.             UNet
+//! first_stage_model.                 VAE
+//! cond_stage_model.transformer.      text encoder of 1.x
+//! cond_stage_model.model.            text encoder of 2.x, in OpenCLIP's names
+//! ```
 //!
 //! A `.ckpt` may wrap them in `state_dict`. Averaged copies (`model_ema.`) and schedule tables are left alone.
 

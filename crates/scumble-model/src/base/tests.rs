@@ -73,6 +73,11 @@ fn single_files_are_the_folder_they_were_made_from() {
         assert_same_config(&base.text_encoder, &folder.text_encoder, &[]);
         let clip = TokenizerSource::EmbeddedClip { vocabulary: 2014, pad_token: "<|endoftext|>" };
         assert_eq!(base.tokenizer, clip);
+        for text in ["a photo of sks dog", "", "An oil painting, 4k, highly detailed!!", "naïve café № 7"]
+        {
+            let ids = |base: &BaseFiles| base.tokenizer.open().unwrap().encode(text);
+            assert_eq!(ids(&base), ids(&folder), "{text}");
+        }
         assert_eq!(base.ignored, Vec::<String>::new());
         for key in
             ["beta_start", "beta_end", "beta_schedule", "steps_offset", "timestep_spacing", "_class_name"]

@@ -1,6 +1,8 @@
 //! The safetensors container, mapped into memory.
 //!
-//!     u64 little-endian header length | JSON header, starting with `{` | tensor data, row-major, little-endian
+//! ```text
+//! u64 little-endian header length | JSON header, starting with `{` | tensor data, row-major, little-endian
+//! ```
 //!
 //! The header maps names to `{dtype, shape, data_offsets: [begin, end]}` relative to the end of the header, and
 //! `__metadata__` to strings. The rules that keep a hostile file harmless: the header is at most 100 MB and inside

@@ -1,6 +1,8 @@
 //! DDIM (Song et al. 2020, arXiv 2010.02502), with `a` the schedule's cumulative alpha now and `a'` one step on:
 //!
-//!     x' = sqrt(a') x0 + sqrt(1 - a' - s^2) e + s n,    s = eta sqrt((1 - a') / (1 - a) (1 - a / a'))
+//! ```text
+//! x' = sqrt(a') x0 + sqrt(1 - a' - s^2) e + s n,    s = eta sqrt((1 - a') / (1 - a) (1 - a / a'))
+//! ```
 //!
 //! `x0` and `e` are the picture and the noise that the model's output stands for.
 

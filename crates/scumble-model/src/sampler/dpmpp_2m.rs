@@ -1,7 +1,9 @@
 //! DPM-Solver++ multistep (Lu et al. 2022, arXiv 2211.01095), of order 1 to 3, 2 by default:
 //!
-//!     x' = s'/s x - alpha' (e^-h - 1) D0 - 1/2 alpha' (e^-h - 1) D1        (order 2, midpoint)
-//!     h = ln(sigma / sigma'),  D0 = m0,  D1 = (m0 - m1) h / h_before,  m = predicted pictures, newest first
+//! ```text
+//! x' = s'/s x - alpha' (e^-h - 1) D0 - 1/2 alpha' (e^-h - 1) D1        (order 2, midpoint)
+//! h = ln(sigma / sigma'),  D0 = m0,  D1 = (m0 - m1) h / h_before,  m = predicted pictures, newest first
+//! ```
 //!
 //! with `alpha = 1 / sqrt(sigma^2 + 1)` and `s = sigma alpha`. The first step is of order 1, the last one too when
 //! it goes to sigma 0 or when there are fewer than 15 steps (`lower_order_final`).

@@ -1,6 +1,8 @@
 //! Euler's method on the noise level (Karras et al. 2022, arXiv 2206.00364, without churn):
 //!
-//!     x' = x + d (sigma' - sigma),    d = (x - x0) / sigma
+//! ```text
+//! x' = x + d (sigma' - sigma),    d = (x - x0) / sigma
+//! ```
 //!
 //! Latents are picture plus `sigma` times noise; the model sees `x / sqrt(sigma^2 + 1)`. What its output says about
 //! `d` needs no division by a vanishing sigma: `d` is the output itself for epsilon, and

@@ -1,7 +1,9 @@
 //! Euler's method with fresh noise at every step:
 //!
-//!     up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2,   down^2 = sigma'^2 - up^2
-//!     x' = x + d (down - sigma) + up n
+//! ```text
+//! up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2,   down^2 = sigma'^2 - up^2
+//! x' = x + d (down - sigma) + up n
+//! ```
 //!
 //! Noise is drawn at every step, also at the last, where `up` is 0: the order of the draws is part of the result.
 

@@ -1,7 +1,9 @@
 //! The grids that samplers walk: timesteps by spacing, noise levels by interpolation or Karras' rule.
 //!
-//!     leading   t_i = i * (T / n) + offset          trailing  t_i = round(T - i * T / n) - 1
-//!     linspace  n points from 0 to T - 1            Karras    (max^(1/7) + g (min^(1/7) - max^(1/7)))^7, g in 0..1
+//! ```text
+//! leading   t_i = i * (T / n) + offset          trailing  t_i = round(T - i * T / n) - 1
+//! linspace  n points from 0 to T - 1            Karras    (max^(1/7) + g (min^(1/7) - max^(1/7)))^7, g in 0..1
+//! ```
 //!
 //! Roundings follow NumPy's (ties to even, `arange` by repeated difference), because a timestep that is one off is
 //! another picture.

@@ -1,6 +1,8 @@
 //! PNDM (Liu et al. 2022, arXiv 2202.09778): a four-step Adams-Bashforth rule on the predicted noise.
 //!
-//!     x' = sqrt(a' / a) x - (a' - a) e / (a sqrt(1 - a') + sqrt(a (1 - a) a'))
+//! ```text
+//! x' = sqrt(a' / a) x - (a' - a) e / (a sqrt(1 - a') + sqrt(a (1 - a) a'))
+//! ```
 //!
 //! The history has to be filled first. With `skip_prk_steps` (Stable Diffusion) the first step is made twice, the
 //! second time with the average of both predictions, and the rule's order grows with the history; without, the

@@ -1,7 +1,9 @@
 //! CLIP's tokenizer: text to the ids that the text encoder embeds.
 //!
-//!     text -> split at added tokens -> NFC, whitespace runs to one space, lower case -> split at added tokens
-//!          -> words (contractions, letters, single digits, runs of the rest) -> bytes -> byte-pair merges -> ids
+//! ```text
+//! text -> split at added tokens -> NFC, whitespace runs to one space, lower case -> split at added tokens
+//!      -> words (contractions, letters, single digits, runs of the rest) -> bytes -> byte-pair merges -> ids
+//! ```
 //!
 //! The ids are those of the `transformers` tokenizer, which neither unescapes HTML nor repairs encodings as OpenAI's
 //! first one did. [`Tokenizer::encode`] frames them with the start and end tokens and cuts or pads to 77.

@@ -3,7 +3,9 @@
 //! Visits are numbered from 0 over the whole run; step `s` with batch size `b` makes visits `s b .. (s + 1) b`. A round is every
 //! picture `repeats` times, shuffled:
 //!
-//!     round = visit / (items * repeats),   item = permutation(seed, round)[visit mod (items * repeats)] mod items
+//! ```text
+//! round = visit / (items * repeats),   item = permutation(seed, round)[visit mod (items * repeats)] mod items
+//! ```
 //!
 //! Batches run on over the end of a round, so all are full. Crop, flip and text of a visit come from streams of their own, keyed
 //! by (seed, visit). Nothing is remembered from step to step: batch size, threads and an interruption change no visit.

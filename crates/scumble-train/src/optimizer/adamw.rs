@@ -1,7 +1,9 @@
 //! AdamW (Loshchilov & Hutter 2019), as `torch.optim.AdamW` computes it; moments are f32.
 //!
-//!     m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2        p -= lr wd p
-//!     p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+//! ```text
+//! m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2        p -= lr wd p
+//! p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+//! ```
 //!
 //! State: `adamw.step` i64 `[]`, and for each parameter `adamw.m.<name>`, `adamw.v.<name>`.
 

@@ -3,7 +3,9 @@
 //! Coordinates are pixels from the top left, pixel centres at .5. Painting outside is clipped. A polyline is painted in one go
 //! from a coverage mask (the largest over its segments), so translucent lines do not darken at their joints:
 //!
-//!     coverage = clamp(thickness / 2 + 0.5 - distance to the segment, 0, 1)
+//! ```text
+//! coverage = clamp(thickness / 2 + 0.5 - distance to the segment, 0, 1)
+//! ```
 
 use super::Picture;
 use super::font::Size;

@@ -3,8 +3,10 @@
 //! Each output pixel is a weighted mean of the input under a filter stretched by the scale when shrinking, so that
 //! nothing aliases (the method of Pillow's `resize`; with a Lanczos or bicubic filter weights may be negative):
 //!
-//!     out[i] = sum_j w_ij in[j],   w_ij = f((j + 0.5 - centre_i) / max(scale, 1)),  normalised to sum 1
-//!     centre_i = start + (i + 0.5) * scale,   scale = source length / output length
+//! ```text
+//! out[i] = sum_j w_ij in[j],   w_ij = f((j + 0.5 - centre_i) / max(scale, 1)),  normalised to sum 1
+//! centre_i = start + (i + 0.5) * scale,   scale = source length / output length
+//! ```
 //!
 //! first along rows, then along columns, f32 in between. Crop and resize are one step: the part of the source that will be
 //! seen (a rectangle with fractional borders) is resampled directly, so a 10 x 60000 strip costs no more than a square.

@@ -1,0 +1,75 @@
+//! What can be typed: the global options and the list of verbs. Each verb's own options stand in its command file.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{bench, completions, generate, probe};
+use crate::terminal::{ColorChoice, Verbosity};
+
+/// Fine-tune Stable Diffusion with LoRA and paint with the results
+#[derive(Parser)]
+#[command(name = "scumble", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 something you can mend, 2 wrong usage, 130 interrupted with the state saved"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every verb.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Program")]
+pub struct GlobalArgs {
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Colour the text
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// Processor threads to use [default: all]
+    #[arg(long, global = true, value_name = "N", env = "SCUMBLE_THREADS")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// What to compute on
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+impl GlobalArgs {
+    /// How much to say.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// What to compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    /// The best there is.
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Paint pictures from a text, with any adapters
+    Generate(Box<generate::GenerateArgs>),
+    /// Run one component on tensors from a file, to compare implementations
+    #[command(subcommand)]
+    Probe(probe::ProbeCommand),
+    /// Measure speed on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}

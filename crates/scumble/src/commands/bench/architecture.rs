@@ -1,0 +1,44 @@
+//! UNet configurations of the published models.
+
+use serde_json::{Value, json};
+
+use super::Arch;
+
+/// The `unet/config.json` of an architecture.
+pub fn unet_config(arch: Arch) -> Value {
+    let cross = "CrossAttnDownBlock2D";
+    let up = "CrossAttnUpBlock2D";
+    let (context, heads, linear) = match arch {
+        Arch::Sd15 => (768, json!(8), false),
+        Arch::Sd21 => (1024, json!([5, 10, 20, 20]), true),
+    };
+    json!({
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "attention_head_dim": heads,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": false,
+        "cross_attention_dim": context,
+        "down_block_types": [cross, cross, cross, "DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": true,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
+        "up_block_types": ["UpBlock2D", up, up, up],
+        "use_linear_projection": linear,
+    })
+}
+
+/// Width of the text states.
+pub fn context_width(arch: Arch) -> usize {
+    match arch {
+        Arch::Sd15 => 768,
+        Arch::Sd21 => 1024,
+    }
+}

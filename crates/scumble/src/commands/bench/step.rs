@@ -1,0 +1,161 @@
+//! `scumble bench step`: seconds of one training step and of its forward pass, and the memory they take.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use scumble_adapter::Tower;
+use scumble_adapter::attach::Towers;
+use scumble_adapter::create::{Init, TrainableLora, fresh};
+use scumble_adapter::select::{Preset, Targets, TowerTargets};
+use scumble_model::schedule::{NoiseSchedule, PredictionType};
+use scumble_model::unet::UNet;
+use scumble_tensor::rng::stream;
+use scumble_tensor::{Backend, DType, Param, Tensor};
+use scumble_train::objective::Objective;
+use scumble_train::optimizer::{self, AdamW, Group};
+use scumble_train::step::{self, StepInput, StepOptions, Text};
+
+use super::architecture::{context_width, unet_config};
+use super::{Arch, StepArgs, median};
+use crate::context::Context;
+use crate::failure::{Failure, Outcome, Result};
+
+const SEED: u64 = 0;
+
+/// Measures and prints.
+pub fn run(context: &Context, args: &StepArgs) -> Result {
+    if args.batch == 0 || args.latent == 0 || args.steps == 0 {
+        return Err(Failure::usage("--batch, --latent and --steps are at least 1"));
+    }
+    let backend = context.backend()?;
+    context.terminal.status("making up the weights");
+    let config = unet_config(args.arch);
+    let unet = UNet::fresh(&config, SEED, backend.as_ref(), DType::F32)?;
+    scumble_tensor::memory::trim();
+    let params = if args.full { everything(&unet) } else { lora(&unet, args.rank, backend.as_ref())? };
+    let trained: usize = params.iter().map(|param| param.value().numel()).sum();
+    let batch = Batch::new(args, context_width(args.arch))?;
+    let mut measured = Measured::default();
+    let mut optimizer = AdamW::new([0.9, 0.999], 1e-8, 0.01);
+    let groups = [Group { name: "bench".to_owned(), params, lr: 1e-4 }];
+    for index in 0..=args.steps {
+        context.terminal.status(&format!("step {index} of {}", args.steps));
+        let start = Instant::now();
+        let output = step::run(
+            &backend,
+            &unet,
+            &batch.objective,
+            &batch.input(),
+            StepOptions { checkpointing: args.checkpointing, ..StepOptions::default() },
+        )?;
+        if !output.loss.is_finite() {
+            return Err(Failure::new("the loss is not finite"));
+        }
+        optimizer::apply(&mut optimizer, backend.as_ref(), &groups, output.gradients, 1.0, 1.0)?;
+        if index > 0 {
+            measured.step.push(start.elapsed().as_secs_f64());
+        }
+    }
+    for param in &groups[0].params {
+        param.set_trainable(false);
+    }
+    for index in 0..=args.steps {
+        let seconds = step::run(&backend, &unet, &batch.objective, &batch.input(), StepOptions::default())?
+            .forward_seconds;
+        if index > 0 {
+            measured.forward.push(seconds);
+        }
+    }
+    print(context, args, backend.name(), trained, measured);
+    Ok(Outcome::Done)
+}
+
+#[derive(Default)]
+struct Measured {
+    step: Vec<f64>,
+    forward: Vec<f64>,
+}
+
+fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, measured: Measured) {
+    let (step_s, forward_s) = (median(measured.step), median(measured.forward));
+    let peak_rss_gb = crate::memory::peak_bytes() as f64 / 1e9;
+    let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+    let arch = match args.arch {
+        Arch::Sd15 => "sd15",
+        Arch::Sd21 => "sd21",
+    };
+    if args.json {
+        let line = json!({
+            "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
+            "precision": "f32", "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
+            "threads": context.global.threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
+            "peak_rss_gb": round(peak_rss_gb, 2), "trained": trained,
+        });
+        context.terminal.result(&line.to_string());
+    } else {
+        context.terminal.result(&format!(
+            "{arch} f32 on {backend}: {step_s:.2} s a step, {forward_s:.2} s forward, {peak_rss_gb:.2} GB, {trained} trained"
+        ));
+    }
+}
+
+/// Made-up latents, noise and text.
+struct Batch {
+    latents: Tensor,
+    noise: Tensor,
+    states: Tensor,
+    timesteps: Vec<i64>,
+    share: Vec<f32>,
+    objective: Objective,
+}
+
+impl Batch {
+    fn new(args: &StepArgs, width: usize) -> Result<Self> {
+        let random = |name: &str, dims: &[usize]| stream(SEED, name).randn_tensor(dims);
+        let dims = [args.batch, args.latent, args.latent, 4];
+        let schedule = json!({
+            "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        });
+        Ok(Self {
+            latents: random("bench latents", &dims)?,
+            noise: random("bench noise", &dims)?,
+            states: random("bench text", &[args.batch, 77, width])?,
+            timesteps: vec![500; args.batch],
+            share: vec![1.0 / args.batch as f32; args.batch],
+            objective: Objective {
+                schedule: NoiseSchedule::from_config(&schedule)?,
+                prediction: PredictionType::Epsilon,
+                min_snr_gamma: None,
+                noise_offset: 0.0,
+            },
+        })
+    }
+
+    fn input(&self) -> StepInput<'_> {
+        StepInput {
+            latents: &self.latents,
+            noise: &self.noise,
+            timesteps: &self.timesteps,
+            text: Text::States(&self.states),
+            share: &self.share,
+        }
+    }
+}
+
+fn everything(unet: &UNet) -> Vec<Param> {
+    for param in unet.params() {
+        param.set_trainable(true);
+    }
+    unet.params().to_vec()
+}
+
+fn lora(unet: &UNet, rank: usize, backend: &dyn Backend) -> Result<Vec<Param>> {
+    let towers = Towers { unet: Some(unet.modules()), text_encoder: None };
+    let table = towers.table();
+    let tower = TowerTargets { tower: Tower::UNet, preset: Preset::Attention, rank, alpha: rank as f32 };
+    let targets = Targets { towers: vec![tower], ..Targets::default() };
+    let lora = TrainableLora::new(&fresh(&targets, &table, Init::Normal, SEED)?, &table, backend)?;
+    drop(lora.attach(towers, 0.0)?);
+    Ok(lora.params())
+}

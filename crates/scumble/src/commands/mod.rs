@@ -1,0 +1,44 @@
+//! One file a verb: its options, and the call into the libraries.
+
+pub mod bench;
+pub mod completions;
+pub mod generate;
+mod model;
+pub mod probe;
+mod stop;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::failure::Result;
+
+/// Runs a verb.
+pub fn run(context: &Context, command: Command) -> Result {
+    match command {
+        Command::Generate(args) => generate::run(context, &args),
+        Command::Probe(command) => probe::run(context, command),
+        Command::Bench(command) => bench::run(context, command),
+        Command::Completions(args) => completions::run(context, &args),
+    }
+}
+
+/// Parses a size: `512` for a square, or `512x768` for width and height.
+pub fn size(text: &str) -> std::result::Result<[usize; 2], String> {
+    let pixels =
+        |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is no number of pixels"));
+    match text.split_once(['x', 'X', '×']) {
+        Some((width, height)) => Ok([pixels(width)?, pixels(height)?]),
+        None => pixels(text).map(|side| [side, side]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("512"), Ok([512, 512]));
+        assert_eq!(size("512x768"), Ok([512, 768]));
+        assert!(size("x512").is_err() && size("-8").is_err() && size("wide").is_err());
+    }
+}
