@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench, completions, generate, probe};
+use crate::commands::{bench, completions, generate, probe, train};
 use crate::terminal::{ColorChoice, Verbosity};
 
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
@@ -62,6 +62,8 @@ pub enum DeviceChoice {
 /// The verbs.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Train an adapter from pictures
+    Train(Box<train::TrainArgs>),
     /// Paint pictures from a text, with any adapters
     Generate(Box<generate::GenerateArgs>),
     /// Run one component on tensors from a file, to compare implementations

@@ -25,7 +25,11 @@ impl Context {
 
     /// The backend for the chosen device and threads.
     pub fn backend(&self) -> Result<Arc<dyn Backend>> {
-        let threads = self.global.threads.map(std::num::NonZeroUsize::get);
+        self.backend_with(self.global.threads.map(std::num::NonZeroUsize::get))
+    }
+
+    /// The backend for the chosen device and a number of threads.
+    pub fn backend_with(&self, threads: Option<usize>) -> Result<Arc<dyn Backend>> {
         let backend: Arc<dyn Backend> = match self.global.device {
             DeviceChoice::Auto | DeviceChoice::Cpu => Arc::new(CpuBackend::new(threads)?),
         };

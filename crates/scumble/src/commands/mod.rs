@@ -6,6 +6,7 @@ pub mod generate;
 mod model;
 pub mod probe;
 mod stop;
+pub mod train;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -14,6 +15,7 @@ use crate::failure::Result;
 /// Runs a verb.
 pub fn run(context: &Context, command: Command) -> Result {
     match command {
+        Command::Train(args) => train::run(context, &args),
         Command::Generate(args) => generate::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),

@@ -1,0 +1,319 @@
+//! The options of `scumble train`, grouped by topic, and how they become settings.
+//!
+//! Every option is a short way to write one setting of the run file; all settings can be reached with
+//! `--set section.key=value`. Precedence: option, then environment (`SCUMBLE_<SECTION>_<KEY>`), then run file, then default.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use toml::{Table, Value};
+
+use scumble_train::config::{
+    CaptionSource, Crop, Existing, FileFormat, FileType, Prediction, Targets, Template, set_from_text,
+};
+
+use crate::failure::Result;
+
+/// Options of `train`.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    scumble train --base runwayml/stable-diffusion-v1-5 --images my-dog --prompt 'a photo of sks dog' --name dog\n  \
+    scumble train --config run.toml --resume last\n  \
+    scumble train --config run.toml --dry-run")]
+pub struct TrainArgs {
+    /// Run file (TOML) with any settings; options override it
+    #[arg(short, long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Check everything and print what would happen, then stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Continue a run from a checkpoint: `last`, or a run's or checkpoint's path
+    #[arg(long, value_name = "last|PATH", num_args = 0..=1, default_missing_value = "last")]
+    pub resume: Option<String>,
+    /// Continue even though settings that decide the result were changed
+    #[arg(long, requires = "resume")]
+    pub allow_changes: bool,
+    /// Print the summary as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Any setting, as `section.key=value`; see the run file that each run writes
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    #[command(flatten)]
+    base: BaseOptions,
+    #[command(flatten)]
+    pictures: PictureOptions,
+    #[command(flatten)]
+    class: ClassOptions,
+    #[command(flatten)]
+    adapter: AdapterOptions,
+    #[command(flatten)]
+    learning: LearningOptions,
+    #[command(flatten)]
+    saving: SavingOptions,
+    #[command(flatten)]
+    watching: WatchingOptions,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Base model")]
+struct BaseOptions {
+    /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// Weight files to take where there are several kinds, such as fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// What the model predicts, where its files don't say: epsilon or v_prediction
+    #[arg(long, value_name = "KIND")]
+    prediction: Option<Prediction>,
+    /// Never use the network
+    #[arg(long)]
+    offline: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Pictures")]
+struct PictureOptions {
+    /// Folder of pictures to learn from
+    #[arg(short, long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+    /// Size of the training pictures, such as 512 or 512x768
+    #[arg(long, value_name = "PIXELS", value_parser = crate::commands::size)]
+    size: Option<[usize; 2]>,
+    /// Text for all pictures that bring none, such as 'a photo of sks dog'
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Word put in front of every text that lacks it
+    #[arg(long, value_name = "WORD")]
+    trigger: Option<String>,
+    /// Where texts come from: auto, text, file-name or prompt
+    #[arg(long, value_name = "SOURCE")]
+    captions: Option<CaptionSource>,
+    /// Sentences for the trigger, new each time: none, object or style
+    #[arg(long, value_name = "KIND")]
+    template: Option<Template>,
+    /// Part used of pictures of another shape: center or random
+    #[arg(long, value_name = "PLACE")]
+    crop: Option<Crop>,
+    /// Show pictures mirrored half of the time
+    #[arg(long)]
+    flip: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Prior preservation (DreamBooth)")]
+struct ClassOptions {
+    /// Text of the class pictures, such as 'a photo of a dog'
+    #[arg(long, value_name = "TEXT")]
+    class_prompt: Option<String>,
+    /// Folder of class pictures; missing ones are painted by the base
+    #[arg(long, value_name = "FOLDER")]
+    class_images: Option<PathBuf>,
+    /// How many class pictures are wanted
+    #[arg(long, value_name = "N")]
+    class_count: Option<usize>,
+    /// How much class pictures count
+    #[arg(long, value_name = "WEIGHT")]
+    prior_weight: Option<f64>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Adapter")]
+struct AdapterOptions {
+    /// Width of the factors
+    #[arg(short, long, value_name = "N")]
+    rank: Option<usize>,
+    /// Strength: the product counts alpha / rank [default: the rank]
+    #[arg(long, value_name = "NUMBER")]
+    alpha: Option<f64>,
+    /// Layers of the UNet: attention, attention+ff, all-linear or all
+    #[arg(long, value_name = "LAYERS")]
+    targets: Option<Targets>,
+    /// Train the text encoder too
+    #[arg(long)]
+    text_encoder: bool,
+    /// Width of the text encoder's factors
+    #[arg(long, value_name = "N")]
+    text_rank: Option<usize>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Learning")]
+struct LearningOptions {
+    /// How many updates are made
+    #[arg(short, long, value_name = "N")]
+    steps: Option<u64>,
+    /// Pictures in each pass
+    #[arg(short, long, value_name = "N")]
+    batch: Option<usize>,
+    /// Passes summed up into one update
+    #[arg(long, value_name = "N")]
+    accumulate: Option<usize>,
+    /// Learning rate of the UNet's factors
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Learning rate of the text encoder's factors
+    #[arg(long, value_name = "RATE")]
+    lr_text_encoder: Option<f64>,
+    /// constant, linear, cosine, cosine_with_restarts or polynomial
+    #[arg(long, value_name = "SHAPE")]
+    schedule: Option<String>,
+    /// Updates that climb to the full learning rate
+    #[arg(long, value_name = "N")]
+    warmup: Option<u64>,
+    /// Weigh noise levels evenly; 5 is usual
+    #[arg(long, value_name = "GAMMA")]
+    min_snr_gamma: Option<f64>,
+    /// Random brightness in the noise; 0.05 is usual
+    #[arg(long, value_name = "NUMBER")]
+    noise_offset: Option<f64>,
+    /// Everything random follows from this
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Less memory for a third more time
+    #[arg(long)]
+    checkpointing: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Saving")]
+struct SavingOptions {
+    /// Folder that holds the runs [default: runs]
+    #[arg(short, long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Name of the run's folder and of the adapter file
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
+    /// When the run's folder is there already: number (take name-2), error or replace
+    #[arg(long, value_name = "WHAT")]
+    existing: Option<Existing>,
+    /// Save after every N updates; 0: only at the end
+    #[arg(long, value_name = "N")]
+    save_every: Option<u64>,
+    /// Checkpoints kept; 0: all
+    #[arg(long, value_name = "N")]
+    keep_last: Option<usize>,
+    /// Spelling of the adapter file: kohya, peft, original; may be repeated
+    #[arg(short, long, value_name = "DIALECT")]
+    format: Vec<FileFormat>,
+    /// Number type of the adapter file: f16, bf16 or f32
+    #[arg(long, value_name = "TYPE")]
+    save_type: Option<FileType>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Watching")]
+struct WatchingOptions {
+    /// Paint this text now and then; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    validate: Vec<String>,
+    /// Paint after every N updates
+    #[arg(long, value_name = "N")]
+    validate_every: Option<u64>,
+}
+
+impl TrainArgs {
+    /// The settings that were typed, as one more layer over run file and environment.
+    pub fn settings(&self, threads: Option<usize>) -> Result<Table> {
+        let mut table = Table::new();
+        for assignment in &self.set {
+            let (key, text) = assignment.split_once('=').ok_or_else(|| {
+                crate::failure::Failure::usage(format!(
+                    "`--set {assignment}` is not of the form section.key=value"
+                ))
+            })?;
+            set_from_text(&mut table, key.trim(), text.trim())?;
+        }
+        let Self { base, pictures, class, adapter, learning, saving, watching, .. } = self;
+        let mut put = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                insert(&mut table, key, value);
+            }
+        };
+        put("base.model", text(&base.base));
+        put("base.variant", text(&base.variant));
+        put("base.prediction", name(base.prediction));
+        put("base.offline", flag(base.offline));
+        put("data.folder", path(&pictures.images));
+        put("data.width", pictures.size.map(|[width, _]| number(width)));
+        put("data.height", pictures.size.map(|[_, height]| number(height)));
+        put("data.prompt", text(&pictures.prompt));
+        put("data.trigger", text(&pictures.trigger));
+        put("data.captions", name(pictures.captions));
+        put("data.template", name(pictures.template));
+        put("data.crop", name(pictures.crop));
+        put("data.flip", flag(pictures.flip));
+        put("data.class_prompt", text(&class.class_prompt));
+        put("data.class_folder", path(&class.class_images));
+        put("data.class_count", class.class_count.map(number));
+        put("data.prior_weight", class.prior_weight.map(Value::Float));
+        put("lora.unet.rank", adapter.rank.map(number));
+        put("lora.unet.alpha", adapter.alpha.map(Value::Float));
+        put("lora.unet.targets", name(adapter.targets));
+        put("lora.text_encoder.train", flag(adapter.text_encoder));
+        put("lora.text_encoder.rank", adapter.text_rank.map(number));
+        put("train.steps", learning.steps.map(number));
+        put("train.batch", learning.batch.map(number));
+        put("train.accumulate", learning.accumulate.map(number));
+        put("train.lr", learning.lr.map(Value::Float));
+        put("train.lr_text_encoder", learning.lr_text_encoder.map(Value::Float));
+        put("train.schedule", text(&learning.schedule));
+        put("train.warmup", learning.warmup.map(number));
+        put("train.min_snr_gamma", learning.min_snr_gamma.map(Value::Float));
+        put("train.noise_offset", learning.noise_offset.map(Value::Float));
+        put("train.seed", learning.seed.map(number));
+        put("train.checkpointing", flag(learning.checkpointing));
+        put("train.threads", threads.map(number));
+        put("save.folder", path(&saving.out));
+        put("save.name", text(&saving.name));
+        put("save.existing", name(saving.existing));
+        put("save.every", saving.save_every.map(number));
+        put("save.keep_last", saving.keep_last.map(number));
+        put("save.formats", list(saving.format.iter().map(|format| format.name())));
+        put("save.dtype", name(saving.save_type));
+        put("validate.prompts", list(watching.validate.iter().map(String::as_str)));
+        put("validate.every", watching.validate_every.map(number));
+        Ok(table)
+    }
+}
+
+fn insert(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => _ = table.insert(key.to_owned(), value),
+        Some((section, rest)) => {
+            let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn text(value: &Option<String>) -> Option<Value> {
+    value.clone().map(Value::String)
+}
+
+fn path(value: &Option<PathBuf>) -> Option<Value> {
+    value.as_ref().map(|path| Value::String(path.to_string_lossy().into_owned()))
+}
+
+fn name(value: Option<impl std::fmt::Display>) -> Option<Value> {
+    value.map(|value| Value::String(value.to_string()))
+}
+
+/// A switch that was not given leaves the run file's word.
+fn flag(value: bool) -> Option<Value> {
+    value.then_some(Value::Boolean(true))
+}
+
+/// TOML's whole numbers end at 2^63; larger ones can't come back from a file either, and are refused by the checks.
+fn number(value: impl TryInto<i64>) -> Value {
+    Value::Integer(value.try_into().unwrap_or(i64::MAX))
+}
+
+fn list<'a>(values: impl Iterator<Item = &'a str>) -> Option<Value> {
+    let values: Vec<Value> = values.map(|value| Value::String(value.to_owned())).collect();
+    (!values.is_empty()).then_some(Value::Array(values))
+}

@@ -1,0 +1,57 @@
+//! The layers of a run's settings, weakest first: defaults, the run file (of a resumed run: its own), the environment
+//! (`SCUMBLE_<SECTION>_<KEY>`), the command line.
+
+use std::path::{Path, PathBuf};
+
+use toml::Table;
+
+use scumble_train::TrainConfig;
+use scumble_train::config::{all_fields, merge_tables, set_from_text};
+use scumble_train::run::folder::RunFolder;
+
+use super::TrainArgs;
+use crate::failure::{Failure, Result};
+
+/// The settings of the run that the command line means.
+pub fn config(args: &TrainArgs, threads: Option<usize>, resume: Option<&Path>) -> Result<TrainConfig> {
+    let typed = args.settings(threads)?;
+    let mut above = environment()?;
+    merge_tables(&mut above, typed);
+    let mut table = match (&args.config, &args.resume) {
+        (Some(path), _) => read(path)?,
+        (None, Some(_)) => read(&run_file(resume, &above)?)?,
+        (None, None) => Table::new(),
+    };
+    merge_tables(&mut table, above);
+    Ok(TrainConfig::from_table(table)?)
+}
+
+fn environment() -> Result<Table> {
+    let mut table = Table::new();
+    for (key, _) in all_fields() {
+        let name = format!("SCUMBLE_{}", key.replace('.', "_").to_uppercase());
+        if let Some(text) = std::env::var_os(&name) {
+            set_from_text(&mut table, &key, &text.to_string_lossy())?;
+        }
+    }
+    Ok(table)
+}
+
+/// The resolved settings that the run wrote when it began.
+fn run_file(resume: Option<&Path>, above: &Table) -> Result<PathBuf> {
+    let run = match resume {
+        Some(path) if path.is_dir() => path.to_owned(),
+        // A checkpoint lies in the `checkpoints` folder of its run.
+        Some(path) => path.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default(),
+        None => RunFolder::newest(&TrainConfig::from_table(above.clone())?.save)?,
+    };
+    Ok(run.join("config.toml"))
+}
+
+fn read(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("cannot read the run file `{}`: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| {
+        Failure::new(format!("`{}` is no TOML: {}", path.display(), error.to_string().trim()))
+    })
+}
