@@ -1,9 +1,11 @@
 //! Checkpoints: everything a run needs to go on, bit for bit, in one safetensors file.
 //!
-//!     checkpoints/step-00000250.safetensors
-//!         param.<name>         f32, as in memory          the factors
-//!         optimizer.<key>                                 moments and counters, see the optimizer's file
-//!         metadata: version, step, settings (JSON), data, base
+//! ```text
+//! checkpoints/step-00000250.safetensors
+//!     param.<name>         f32, as in memory          the factors
+//!     optimizer.<key>                                 moments and counters, see the optimizer's file
+//!     metadata: version, step, settings (JSON), data, base
+//! ```
 //!
 //! Random draws are keyed by seed, name and position, so no generator state is needed: the step is enough. One file is
 //! written whole or not at all, so whatever ends the process, the last checkpoint is complete. Old ones are

@@ -81,6 +81,8 @@ pub fn plan(session: &Session) -> Result<Plan> {
     let trainable_parameters = params.iter().map(|param| param.value().numel()).sum();
     let samples_per_step = train.batch * train.accumulate;
     let together = if wanted > 0 { 2 * train.batch } else { train.batch };
+    // The first pass brings weights into their form for the kernels; it is not what a step takes.
+    measure(session)?;
     let (seconds, activations) = measure(session)?;
     let held = memory::stats().live_bytes as f64;
     // The gradient and two moments beside each parameter.

@@ -12,8 +12,20 @@ use super::{Base, Cache, Data, Field, Fields, Lora, Save, TextLora, Train, Train
 use crate::error::{Result, TrainError};
 
 /// Settings that change neither the weights a run ends in nor the order of its steps: a resumed run may change them.
-const FREE_TO_CHANGE: &[&str] =
-    &["base.offline", "cache.", "data.unreadable", "save.", "train.threads", "validate."];
+/// What lies at the paths is compared by content.
+const FREE_TO_CHANGE: &[&str] = &[
+    "base.config",
+    "base.model",
+    "base.offline",
+    "base.variant",
+    "cache.",
+    "data.class_folder",
+    "data.folder",
+    "data.unreadable",
+    "save.",
+    "train.threads",
+    "validate.",
+];
 
 /// Every setting with its full key (`train.lr`), in the order of the file.
 pub fn all_fields() -> Vec<(String, Field)> {

@@ -1,12 +1,14 @@
 //! The folder of a run.
 //!
-//!     runs/<name>/
-//!         config.toml            the resolved configuration; the same file runs it again
-//!         metrics.jsonl          a line for each update
-//!         loss.png               the plot of it
-//!         checkpoints/           what `--resume` goes on from
-//!         samples/               validation pictures, and before-after.png beside them
-//!         <name>.safetensors     the adapter; <name>-step000250.safetensors for those on the way
+//! ```text
+//! runs/<name>/
+//!     config.toml            the resolved configuration; the same file runs it again
+//!     metrics.jsonl          a line for each update
+//!     loss.png               the plot of it
+//!     checkpoints/           what `--resume` goes on from
+//!     samples/               validation pictures, and before-after.png beside them
+//!     <name>.safetensors     the adapter; <name>-step000250.safetensors for those on the way
+//! ```
 //!
 //! A folder that exists is never written into unasked. While a run is going on it holds `run.lock`; the system lets go of
 //! the lock when the process ends in whatever way.

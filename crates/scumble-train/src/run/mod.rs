@@ -1,7 +1,9 @@
 //! A training run from its configuration to its files.
 //!
-//!     check -> load base -> paint missing class pictures -> read pictures -> plan -> folder (new, or resumed)
-//!     -> picture of step 0 -> update, record, every so often save and paint -> last save, before and after
+//! ```text
+//! check -> load base -> paint missing class pictures -> read pictures -> plan -> folder (new, or resumed)
+//! -> picture of step 0 -> update, record, every so often save and paint -> last save, before and after
+//! ```
 //!
 //! [`train`] does it all and tells a [`Reporter`]; [`plan`] stops before the folder. Between any two updates the run can end:
 //! `stop` set from outside finishes the update in progress and saves; a kill loses the updates since the last save.

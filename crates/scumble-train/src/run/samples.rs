@@ -1,6 +1,8 @@
 //! From visits to micro-batches: latents, noise, timesteps, texts and weights of the samples of one forward pass.
 //!
-//!     latents = scaling factor * (mean + exp(logvar / 2) * N(0, 1))      mean, logvar: the VAE's, kept; the noise drawn anew
+//! ```text
+//! latents = scaling factor * (mean + exp(logvar / 2) * N(0, 1))      mean, logvar: the VAE's, kept; the noise drawn anew
+//! ```
 //!
 //! With prior preservation a pass has as many class samples behind its instance samples. The weight of a sample is
 //! `timestep weight * (1 or prior weight) / (batch * accumulation)`.
