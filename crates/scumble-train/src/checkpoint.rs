@@ -272,27 +272,30 @@ mod tests {
 
     #[test]
     fn going_on_from_a_checkpoint_gives_the_same_bytes() {
-        let backend = ReferenceBackend;
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().join("checkpoints"));
-        let (through, mut optimizer) = (params(), AdamW::new([0.9, 0.999], 1e-8, 0.01));
-        for step in 0..3 {
-            update(&backend, &mut optimizer, &through, step);
-        }
-        let checkpoint = Checkpoint::capture(&backend, 3, &origin(), &through, &optimizer).unwrap();
-        store.save(&checkpoint, 2).unwrap();
-        for step in 3..6 {
-            update(&backend, &mut optimizer, &through, step);
-        }
+        // At step 0 the optimizer has no moments yet.
+        for first in [0, 3] {
+            let backend = ReferenceBackend;
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::new(folder.path().join("checkpoints"));
+            let (through, mut optimizer) = (params(), AdamW::new([0.9, 0.999], 1e-8, 0.01));
+            for step in 0..first {
+                update(&backend, &mut optimizer, &through, step);
+            }
+            let checkpoint = Checkpoint::capture(&backend, first, &origin(), &through, &optimizer).unwrap();
+            store.save(&checkpoint, 2).unwrap();
+            for step in first..6 {
+                update(&backend, &mut optimizer, &through, step);
+            }
 
-        let (resumed, mut optimizer) = (params(), AdamW::new([0.9, 0.999], 1e-8, 0.01));
-        let checkpoint = store.latest().unwrap();
-        assert_eq!((checkpoint.step, &checkpoint.origin), (3, &origin()));
-        checkpoint.restore(&backend, &resumed, &mut optimizer).unwrap();
-        for step in 3..6 {
-            update(&backend, &mut optimizer, &resumed, step);
+            let (resumed, mut optimizer) = (params(), AdamW::new([0.9, 0.999], 1e-8, 0.01));
+            let checkpoint = store.latest().unwrap();
+            assert_eq!((checkpoint.step, &checkpoint.origin), (first, &origin()));
+            checkpoint.restore(&backend, &resumed, &mut optimizer).unwrap();
+            for step in first..6 {
+                update(&backend, &mut optimizer, &resumed, step);
+            }
+            assert_eq!(bytes(&resumed), bytes(&through));
         }
-        assert_eq!(bytes(&resumed), bytes(&through));
     }
 
     #[test]

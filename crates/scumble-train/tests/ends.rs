@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{Heard, Workplace, adapter, run, run_with};
 use scumble_train::TrainConfig;
 use scumble_train::run::Start;
-use scumble_train::run::folder::checkpoints_of;
+use scumble_train::run::folder::{RunFolder, checkpoints_of};
 
 const VARIABLE: &str = "SCUMBLE_TEST_RUN";
 
@@ -73,16 +73,22 @@ fn killed_again_and_again_it_ends_in_the_same_bytes() {
             child.kill().unwrap();
             child.wait().unwrap();
             kills += 1;
-            all_checkpoints_are_whole(&runs.join("lora"));
+            for entry in std::fs::read_dir(&runs).into_iter().flatten() {
+                all_checkpoints_are_whole(&entry.unwrap().path());
+            }
             continue;
         }
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         break;
     }
     assert!(kills > 0, "the run was too quick to be killed");
-    let file = runs.join("lora/lora.safetensors");
+    // A process killed before its first checkpoint leaves a folder with nothing in it; the next takes `lora-2`.
+    let folder = RunFolder::newest(&config.save).unwrap();
+    let file = folder.join("lora.safetensors");
     assert!(file.is_file(), "it never came to its end");
     assert!(std::fs::read(file).unwrap() == adapter(&undisturbed));
-    let records = scumble_train::metrics::read(&runs.join("lora/metrics.jsonl")).unwrap();
+    let records = scumble_train::metrics::read(&folder.join("metrics.jsonl")).unwrap();
     assert!(records.iter().map(|record| record.step).eq(1..=40));
 }
 

@@ -393,6 +393,36 @@ fn a_plan_writes_nothing_and_knows_the_sizes() {
     }
 }
 
+/// A base folder with the fixture's networks and another noise schedule.
+fn base_with_scheduler(place: &Workplace, change: impl Fn(&mut serde_json::Value)) -> String {
+    let (from, to) = (common::fixture("tiny-sd1"), place.folder.path().join("base"));
+    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        std::fs::create_dir_all(to.join(part)).unwrap();
+        for entry in std::fs::read_dir(from.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(part).join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    std::fs::copy(from.join("model_index.json"), to.join("model_index.json")).unwrap();
+    let path = to.join("scheduler/scheduler_config.json");
+    let mut config = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+    to.display().to_string()
+}
+
+#[test]
+fn noise_at_the_end_needs_velocity() {
+    let place = Workplace::new();
+    let mut config = place.config();
+    config.train.min_snr_gamma = Some(5.0);
+    config.base.model = base_with_scheduler(&place, |config| config["rescale_betas_zero_snr"] = true.into());
+    let error = run(&config).unwrap_err();
+    assert!(error.to_string().contains("pure noise") && error.hints()[0].contains("v_prediction"), "{error}");
+    config.base.prediction = Some(Prediction::Velocity);
+    assert_eq!(run(&config).unwrap().outcome, Outcome::Finished);
+}
+
 #[test]
 fn what_cannot_work_is_refused_before_anything_is_written() {
     let place = Workplace::new();

@@ -85,6 +85,11 @@ impl Optimizer for AdamW {
         self.step = step.item::<i64>()?.max(0) as u64;
         self.moments.clear();
         for param in params {
+            // A parameter that has had no gradient yet has no moments: they are zero.
+            let known = |kind: &str| state.contains_key(&format!("adamw.{kind}.{}", param.name()));
+            if !known("m") && !known("v") {
+                continue;
+            }
             let take = |kind: &str| {
                 let key = format!("adamw.{kind}.{}", param.name());
                 let tensor = state.get(&key).ok_or_else(|| lacking(&key))?;

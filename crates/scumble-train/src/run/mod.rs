@@ -191,13 +191,14 @@ fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(S
     let config = config.resolved();
     let options = samples::dataset_options(&config)?;
     // Cheap mistakes first: a wrong folder must not wait for gigabytes of base model.
-    Dataset::open(&config.data.folder, &options)?;
+    services.phase("reading the pictures");
+    let dataset = Dataset::open(&config.data.folder, &options)?;
     let base = Base::load(&config.base, services.backend.as_ref(), services.reporter)?;
     if !config.validate.prompts.is_empty() {
         painter::sampler_kind(&base, config.validate.sampler.as_deref())?;
     }
     let complete = !paint || paint_class_pictures(&config, &base, services)?;
-    let session = Session::open(config, Arc::clone(&services.backend), base, services.reporter)?;
+    let session = Session::open(config, Arc::clone(&services.backend), base, dataset, services.reporter)?;
     Ok((session, !complete))
 }
 

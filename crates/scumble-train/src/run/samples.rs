@@ -97,9 +97,14 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Reads the folders. Class pictures that are missing must have been painted before, or are left out here.
-    pub fn open(config: &TrainConfig, backend: &Arc<dyn Backend>, reporter: &dyn Reporter) -> Result<Self> {
-        reporter.event(Event::Phase("reading the pictures".to_owned()));
+    /// Puts the pictures to learn from and the class pictures in order. Class pictures that are missing must have been
+    /// painted before, or are left out here.
+    pub fn open(
+        config: &TrainConfig,
+        dataset: Dataset,
+        backend: &Arc<dyn Backend>,
+        reporter: &dyn Reporter,
+    ) -> Result<Self> {
         let options = dataset_options(config)?;
         let (data, train) = (&config.data, &config.train);
         let augmentation = Augmentation { random_crop: data.crop == Crop::Random, flip: data.flip };
@@ -107,7 +112,7 @@ impl Samples {
             let order = Order::new(train.seed, role, dataset.items.len(), repeats, train.batch, augmentation);
             Pictures { dataset, order, role, prior_weight }
         };
-        let instance = pictures(Dataset::open(&data.folder, &options)?, Role::Instance, data.repeats, 1.0);
+        let instance = pictures(dataset, Role::Instance, data.repeats, 1.0);
         let class = match (class_folder(config), &data.class_prompt) {
             (Some(folder), Some(prompt)) => {
                 let dataset = Dataset::open_class(&folder, prompt, &options)?;

@@ -7,6 +7,7 @@ use scumble_adapter::create::{Init, TrainableLora, fresh};
 use scumble_adapter::dialect::{self, Dialect, WriteOptions};
 use scumble_adapter::select::{Preset, Targets as Choice, TowerTargets};
 use scumble_adapter::{Adapter, ModuleTable, Tower};
+use scumble_model::schedule::PredictionType;
 use scumble_tensor::rng::stream_at;
 use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Param};
 
@@ -16,6 +17,7 @@ use super::samples::Samples;
 use crate::checkpoint::Origin;
 use crate::clip::{clip_factor, global_norm};
 use crate::config::{FileFormat, FileType, Targets, TrainConfig};
+use crate::data::Dataset;
 use crate::error::{Result, TrainError};
 use crate::lr_schedule::Schedule;
 use crate::metadata::{self, Facts};
@@ -63,8 +65,20 @@ impl Session {
         config: TrainConfig,
         backend: Arc<dyn Backend>,
         base: Base,
+        dataset: Dataset,
         reporter: &dyn Reporter,
     ) -> Result<Self> {
+        let ends_in_noise = base.schedule.alphas_cumprod().last() == Some(&0.0);
+        if ends_in_noise && base.prediction == PredictionType::Epsilon {
+            // At the last timestep the input is the noise itself: there is nothing to predict, and 0 / 0 in min-SNR.
+            return Err(TrainError::Setting {
+                key: "base.prediction".to_owned(),
+                value: "epsilon".to_owned(),
+                problem: "the base's noise schedule ends in pure noise, which needs velocity".to_owned(),
+                hint: "set it to `v_prediction` if the base was trained so; otherwise its scheduler_config.json is wrong"
+                    .to_owned(),
+            });
+        }
         let table = base.towers().table();
         let adapter = fresh(&choice(&config), &table, Init::default(), config.train.seed)?;
         let lora = TrainableLora::new(&adapter, &table, backend.as_ref())?;
@@ -97,7 +111,7 @@ impl Session {
             power: train.power,
             lr_end: 1e-7,
         };
-        let samples = Samples::open(&config, &backend, reporter)?;
+        let samples = Samples::open(&config, dataset, &backend, reporter)?;
         let optimizer = optimizer::build(train);
         Ok(Self {
             backend,
