@@ -70,8 +70,15 @@ pub fn run(context: &Context, args: &SpecInputArgs) -> Result {
     for (name, run) in settings.runs {
         let config = run.get("config").unwrap_or(&files.scheduler_config);
         let class = run.get("scheduler").and_then(Value::as_str).unwrap_or_default();
-        let mut sampler =
-            SamplerKind::of_class(class, config)?.build(config, SamplerOptions::new(settings.steps))?;
+        let options = SamplerOptions::new(settings.steps);
+        let built = SamplerKind::of_class(class, config).and_then(|kind| kind.build(config, options));
+        let mut sampler = match built {
+            Ok(sampler) => sampler,
+            Err(error) => {
+                context.terminal.warning(&format!("run `{name}` is left out: {error}"));
+                continue;
+            }
+        };
         let timesteps = sampler.timesteps().to_vec();
         let mut per_step: Vec<f32> = Vec::new();
         let denoising = Denoising {
