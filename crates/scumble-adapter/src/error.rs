@@ -19,13 +19,13 @@ pub enum AdapterError {
     #[error(transparent)]
     Tensor(#[from] scumble_tensor::Error),
     /// No dialect recognises the file.
-    #[error("{file}: not an adapter of a known dialect ({known}): it begins with the tensors {examples}")]
+    #[error("{file}: not an adapter of a known dialect ({known}): it {examples}")]
     UnknownDialect {
         /// The file.
         file: String,
         /// Names of the known dialects.
         known: String,
-        /// The first few keys.
+        /// Its first few keys, in words.
         examples: String,
     },
     /// Some tensors have no place in the base, or do not fit it.
@@ -63,6 +63,14 @@ pub enum AdapterError {
         part: &'static str,
         /// How many values.
         count: usize,
+    },
+    /// What is wrong with the content of a file.
+    #[error("{}: {source}", .file.display())]
+    Content {
+        /// The file.
+        file: PathBuf,
+        /// The fault.
+        source: Box<AdapterError>,
     },
     /// A dialect cannot hold this adapter.
     #[error("the {dialect} dialect cannot hold this adapter: {reason}")]
@@ -109,8 +117,9 @@ impl AdapterError {
     pub fn hints(&self) -> Vec<String> {
         let hint = match self {
             Self::File(error) => return error.hints(),
+            Self::Content { source, .. } => return source.hints(),
             Self::Unmatched { .. } | Self::WrongBase { .. } => {
-                "use the base that the adapter was made for; a partial load can be asked for"
+                "use the base that the adapter was made for; `--allow-partial` takes what fits"
             }
             Self::UnknownDialect { .. } => {
                 "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"

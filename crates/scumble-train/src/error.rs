@@ -155,6 +155,14 @@ impl TrainError {
             TrainError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 vec!["free some space, then go on with `--resume last`".to_owned()]
             }
+            TrainError::Io { source, .. }
+                if [std::io::ErrorKind::AlreadyExists, std::io::ErrorKind::NotADirectory].contains(&source.kind()) =>
+            {
+                vec!["a file is where a folder is wanted: move it away, or choose another `--out`".to_owned()]
+            }
+            TrainError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                vec!["allow this user to read and write there, or choose another folder".to_owned()]
+            }
             TrainError::File(error) => error.hints(),
             TrainError::Model(error) => error.hints(),
             TrainError::Data(error) => error.hints(),

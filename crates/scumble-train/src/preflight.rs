@@ -122,8 +122,8 @@ fn files(session: &Session) -> Result<Vec<PlannedFile>> {
     for &format in &session.config.save.formats {
         let encoded = dialect_of(format)?.write(&adapter, &session.table, &write_options(&session.config))?;
         let elements: usize = encoded.tensors.iter().map(|(_, t)| t.numel() * t.dtype().size()).sum();
-        // Name, type, shape and offsets of each tensor are some 90 characters of header beside the name.
-        let header: usize = encoded.tensors.iter().map(|(name, _)| name.len() + 90).sum();
+        // Name, type, shape and offsets of each tensor are some 65 characters of header beside the name.
+        let header: usize = encoded.tensors.iter().map(|(name, _)| name.len() + 65).sum();
         let metadata: usize = encoded.metadata.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
         files.push(PlannedFile { format: format.to_string(), bytes: (elements + header + metadata) as u64 });
     }

@@ -8,6 +8,8 @@ use crate::terminal::{ColorChoice, Verbosity};
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
 #[derive(Parser)]
 #[command(name = "scumble", version, propagate_version = true, arg_required_else_help = true)]
+// Given twice, the last word counts: an alias or a script can be overridden by typing on.
+#[command(args_override_self = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 something you can mend, 2 wrong usage, 130 interrupted with the state saved"
 )]

@@ -31,7 +31,13 @@ pub fn read_source(
     let dialect = detect(&keys).ok_or_else(|| AdapterError::UnknownDialect {
         file: file.source.describe(),
         known: names_of(&DIALECTS),
-        examples: keys.iter().take(3).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", "),
+        examples: match &keys[..keys.len().min(3)] {
+            [] => "holds no tensors".to_owned(),
+            first => {
+                let first: Vec<String> = first.iter().map(|key| format!("{key:?}")).collect();
+                format!("begins with the tensors {}", first.join(", "))
+            }
+        },
     })?;
     read_as(dialect, file, table, options)
 }

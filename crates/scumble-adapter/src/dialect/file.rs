@@ -8,7 +8,7 @@ use super::original::Original;
 use super::original_list::{Lists, is_list};
 use super::{AdapterFile, Dialect, LoadReport, ReadOptions, WriteOptions, read_as, read_source};
 use crate::adapter::Adapter;
-use crate::error::Result;
+use crate::error::{AdapterError, Result};
 use crate::table::ModuleTable;
 
 /// An adapter and what became of its file's tensors.
@@ -24,12 +24,18 @@ pub struct Loaded {
 /// an error that lists them, unless `options` allow a partial load.
 pub fn load_adapter(path: &Path, table: &ModuleTable, options: ReadOptions) -> Result<Loaded> {
     let source = open_any(path)?;
-    let (adapter, report) = if is_list(path, &*source) {
+    let read = if is_list(path, &*source) {
         let lists = Lists::gather(path, source, table)?;
-        read_as(&Original, &AdapterFile { source: &lists, path: Some(path) }, table, options)?
+        read_as(&Original, &AdapterFile { source: &lists, path: Some(path) }, table, options)
     } else {
-        read_source(&AdapterFile { source: &*source, path: Some(path) }, table, options)?
+        read_source(&AdapterFile { source: &*source, path: Some(path) }, table, options)
     };
+    let (adapter, report) = read.map_err(|error| match error {
+        AdapterError::NotFinite { .. } | AdapterError::Factors { .. } | AdapterError::Tensor(_) => {
+            AdapterError::Content { file: path.into(), source: Box::new(error) }
+        }
+        named => named,
+    })?;
     Ok(Loaded { adapter, report })
 }
 

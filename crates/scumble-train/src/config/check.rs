@@ -88,7 +88,7 @@ impl TrainConfig {
 
 fn check_data(data: &Data) -> Result<()> {
     if data.folder.as_os_str().is_empty() {
-        return refuse("data.folder", "\"\"", "no folder of pictures is given", "pass it with `--data`");
+        return refuse("data.folder", "\"\"", "no folder of pictures is given", "pass it with `--images`");
     }
     for (key, size) in [("data.width", data.width), ("data.height", data.height)] {
         if size == 0 || size % 8 != 0 {

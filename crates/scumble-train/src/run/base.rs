@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use scumble_adapter::attach::Towers;
-use scumble_model::base::{BaseFiles, BaseOptions, Family, HubOptions, PredictionSource, TokenizerSource};
+use scumble_model::base::{BaseFiles, BaseOptions, Family, HubOptions, PredictionSource};
 use scumble_model::files::TensorSource;
 use scumble_model::schedule::{NoiseSchedule, PredictionType};
 use scumble_model::text_encoder::TextEncoder;
-use scumble_model::tokenizer::{Pad, Tokenizer};
+use scumble_model::tokenizer::Tokenizer;
 use scumble_model::unet::UNet;
 use scumble_model::vae::Vae;
 use scumble_tensor::{Backend, DType, Tensor};
@@ -79,7 +79,7 @@ impl Base {
         let text = &files.text_encoder;
         let text_encoder = TextEncoder::load(&text.config, text.weights.as_ref(), backend, dtype)?;
         let vae = Vae::load(&files.vae.config, files.vae.weights.as_ref(), backend, dtype)?;
-        let tokenizer = tokenizer(&files.tokenizer)?;
+        let tokenizer = files.tokenizer.open()?;
         if text_encoder.token_embedding().rows() < tokenizer.vocab_size() {
             return Err(TrainError::Mismatch {
                 what: format!("the tokenizer of `{}`", files.name),
@@ -134,14 +134,6 @@ impl Base {
         // A Hub id `owner/name` is no path on this machine and is kept whole.
         if path.exists() { last().unwrap_or_default() } else { self.name.clone() }
     }
-}
-
-fn tokenizer(source: &TokenizerSource) -> Result<Tokenizer> {
-    Ok(match source {
-        TokenizerSource::Folder(folder) => Tokenizer::from_folder(folder)?,
-        TokenizerSource::EmbeddedClip { pad_token: "!", .. } => Tokenizer::clip(Pad::ExclamationMark)?,
-        TokenizerSource::EmbeddedClip { .. } => Tokenizer::clip(Pad::End)?,
-    })
 }
 
 /// A hash of names, types, shapes and samples of the content of all tensors.

@@ -59,6 +59,28 @@ impl RunFolder {
         Self::locked(path.to_owned(), name)
     }
 
+    /// Deletes what a killed process left half written.
+    pub fn sweep(&self) -> Result<()> {
+        self.checkpoints().sweep()?;
+        for folder in [self.path.clone(), self.path.join("samples")] {
+            for (name, path) in entries(&folder)? {
+                if name.starts_with('.') && name.ends_with(".part") {
+                    std::fs::remove_file(&path).map_err(TrainError::io("deleting", path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adapters of steps on the way, in all spellings, with their steps.
+    pub fn step_adapters(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let step = |name: &str| {
+            let rest = name.strip_prefix(&self.name)?.strip_suffix(".safetensors")?;
+            rest.rsplit_once("-step")?.1.parse().ok()
+        };
+        Ok(entries(&self.path)?.into_iter().filter_map(|(name, path)| Some((step(&name)?, path))).collect())
+    }
+
     /// The newest folder of this name that has a checkpoint.
     pub fn newest(save: &Save) -> Result<PathBuf> {
         let mut newest = None;
@@ -132,6 +154,21 @@ impl RunFolder {
         let step = step.map(|step| format!("-step{step:06}")).unwrap_or_default();
         self.path.join(format!("{}{spelling}{step}.safetensors", self.name))
     }
+}
+
+/// Names and paths of the files in a folder, which need not exist; names that are not Unicode are none of ours.
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let listed = match std::fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(TrainError::io("reading", folder)(error)),
+    };
+    let mut entries = Vec::new();
+    for entry in listed {
+        let entry = entry.map_err(TrainError::io("reading", folder))?;
+        entries.extend(entry.file_name().into_string().ok().map(|name| (name, entry.path())));
+    }
+    Ok(entries)
 }
 
 /// The checkpoints in the folder of a run.

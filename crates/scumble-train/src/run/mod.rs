@@ -125,14 +125,15 @@ pub fn train(config: &TrainConfig, start: &Start, services: &Services<'_>) -> Re
     let (folder, done) = match resume {
         None => {
             let folder = RunFolder::create(&config.save)?;
-            let text = session.config.to_toml()?;
-            atomic_write(&folder.config(), |file| std::io::Write::write_all(file, text.as_bytes()))?;
+            write_config(&folder, &session.config)?;
             (folder, 0)
         }
         Some((path, checkpoint)) => {
             let folder = RunFolder::open(&path, &config.save.name)?;
-            folder.checkpoints().sweep()?;
+            folder.sweep()?;
             resume_from(&mut session, &checkpoint, &origin, start, services)?;
+            // The run's file tells what it is from here on.
+            write_config(&folder, &session.config)?;
             (folder, checkpoint.step)
         }
     };
@@ -140,6 +141,11 @@ pub fn train(config: &TrainConfig, start: &Start, services: &Services<'_>) -> Re
     session.samples.fill(&session.base, services.reporter, &stop)?;
     let metrics = MetricsFile::open(&folder.metrics(), done)?;
     Run { session, folder, origin, metrics, services }.go(done)
+}
+
+fn write_config(folder: &RunFolder, config: &TrainConfig) -> Result<()> {
+    let text = config.to_toml()?;
+    Ok(atomic_write(&folder.config(), |file| std::io::Write::write_all(file, text.as_bytes()))?)
 }
 
 /// The checkpoint to go on from and the folder of its run.
@@ -338,18 +344,12 @@ impl Run<'_> {
             session.optimizer.as_ref(),
         )?;
         let store = self.folder.checkpoints();
-        let before = store.steps()?;
         store.save(&point, session.config.save.keep_last)?;
+        // The adapters of a step go with its checkpoint. They are looked for, because a kill may have come between.
         let kept = store.steps()?;
-        // The adapters of a step go with its checkpoint.
-        for gone in before.into_iter().filter(|step| !kept.contains(step)) {
-            for path in self.adapter_paths(Some(gone)) {
-                match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(TrainError::io("deleting", path)(error));
-                    }
-                    _ => {}
-                }
+        for (step, path) in self.folder.step_adapters()? {
+            if !kept.contains(&step) {
+                std::fs::remove_file(&path).map_err(TrainError::io("deleting", path))?;
             }
         }
         Ok(())

@@ -23,6 +23,10 @@ impl AdapterArg {
             return Ok(whole);
         }
         let (path, numbers) = split_numbers(text);
+        if let Some(number) = numbers.iter().find(|number| !number.is_finite()) {
+            return Err(Failure::usage(format!("`--adapter {text}`: {number} is no strength"))
+                .hint("0 is without the adapter, 1 is as it was trained"));
+        }
         let strength = match numbers.as_slice() {
             [] => Strength::default(),
             [both] => Strength { unet: *both, text_encoder: *both },

@@ -45,7 +45,13 @@ fn run_file(resume: Option<&Path>, above: &Table) -> Result<PathBuf> {
         Some(path) => path.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default(),
         None => RunFolder::newest(&TrainConfig::from_table(above.clone())?.save)?,
     };
-    Ok(run.join("config.toml"))
+    let file = run.join("config.toml");
+    if !file.is_file() {
+        let given = resume.unwrap_or(&run).display();
+        return Err(Failure::new(format!("`{given}` is no training run and no checkpoint of one"))
+            .hint("give a run's folder, a file of its `checkpoints` folder, or `last`"));
+    }
+    Ok(file)
 }
 
 fn read(path: &Path) -> Result<Table> {
