@@ -54,6 +54,9 @@ pub enum Error {
         /// Number of model calls.
         calls: usize,
     },
+    /// The VAE made no numbers of the latents.
+    #[error("the decoded picture contains NaN or infinity")]
+    PictureNotFinite,
 }
 
 impl Error {
@@ -71,7 +74,7 @@ impl Error {
                 let above = below + expected;
                 vec![if below == 0 { format!("try {above}") } else { format!("try {below} or {above}") }]
             }
-            Error::NotFinite { .. } => vec![
+            Error::NotFinite { .. } | Error::PictureNotFinite => vec![
                 "the base or an adapter may be damaged, or an adapter's strength too high; try without adapters"
                     .to_owned(),
             ],

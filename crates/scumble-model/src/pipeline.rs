@@ -199,6 +199,7 @@ impl<'m> TextToImage<'m> {
 }
 
 /// f32 pictures `[n, 3, h, w]` in -1..1 (clamped) as 8-bit pictures: `round(255 (x / 2 + 1/2))`, ties to even.
+/// NaN and infinity are refused: they would look like black and white.
 pub fn to_rgb8(pictures: &Tensor) -> Result<Vec<Rgb8>> {
     let &[_, 3, height, width] = pictures.dims() else {
         return Err(
@@ -206,6 +207,9 @@ pub fn to_rgb8(pictures: &Tensor) -> Result<Vec<Rgb8>> {
         );
     };
     let interleaved = to_memory_layout(pictures)?;
+    if !interleaved.as_slice::<f32>()?.iter().all(|value| value.is_finite()) {
+        return Err(Error::PictureNotFinite);
+    }
     let byte = |&value: &f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     let pictures = interleaved.as_slice::<f32>()?.chunks_exact((3 * height * width).max(1));
     Ok(pictures.map(|values| Rgb8 { width, height, pixels: values.iter().map(byte).collect() }).collect())
@@ -222,5 +226,9 @@ mod tests {
         // 0 becomes 127.5, which rounds to the even 128; 0.5 becomes 191.25.
         assert_eq!(pictures, [Rgb8 { width: 2, height: 1, pixels: vec![0, 128, 0, 255, 255, 191] }]);
         assert!(to_rgb8(&Tensor::from_slice(&planes, &[1, 2, 1, 3]).unwrap()).is_err());
+        for value in [f32::NAN, f32::INFINITY] {
+            let picture = Tensor::from_slice(&[0.0, value, 0.5], &[1, 3, 1, 1]).unwrap();
+            assert!(matches!(to_rgb8(&picture), Err(Error::PictureNotFinite)));
+        }
     }
 }

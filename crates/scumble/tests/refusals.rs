@@ -248,6 +248,62 @@ fn bases_with_absurd_numbers() {
     }
 }
 
+/// A base with a NaN in it paints nothing rather than something black.
+#[test]
+fn bases_that_are_not_finite() {
+    let weights = "diffusion_pytorch_model.safetensors";
+    for (file, tensor, training) in [
+        (format!("unet/{weights}"), "conv_out.bias", &["step 1", "the pictures of the step"][..]),
+        ("text_encoder/model.safetensors".to_owned(), "text_model.final_layer_norm.bias", &["step 1"]),
+        (format!("vae/{weights}"), "encoder.conv_out.bias", &["VAE", "pictures/"]),
+        (format!("vae/{weights}"), "decoder.conv_out.bias", &[]),
+    ] {
+        let place = Place::new();
+        let base = base(&place);
+        let file = place.path("base").join(file);
+        rewrite(&file, &file, |name, values| {
+            Some(if name == tensor { one_value(&values, f32::NAN) } else { values })
+        });
+        if !tensor.starts_with("encoder.") {
+            refused_with_hint(place.generate("out.png").args(["--base", &base]), &["NaN"]);
+            assert!(!place.path("out.png").exists(), "{tensor}");
+        }
+        // The decoder has no part in training.
+        if !training.is_empty() {
+            refused_with_hint(place.train().args(["--base", &base]), training);
+            assert!(!place.path("runs/lora/lora.safetensors").exists(), "{tensor}");
+        }
+    }
+}
+
+/// Every picture of the fixtures in one folder: the sound ones are used, the others named.
+#[test]
+fn a_folder_of_everything() {
+    let place = Place::with(&[]);
+    let expected: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture("images/expected.json")).unwrap()).unwrap();
+    let images = fixture("images").display().to_string();
+    let output = run(place.train().args(["--images", &images, "--dry-run", "--json"]));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let skipped = told["plan"]["data"]["skipped"].as_array().unwrap();
+    let skipped: Vec<&str> = skipped.iter().map(|skipped| skipped["file"].as_str().unwrap()).collect();
+    let mut sound = 0;
+    for (name, picture) in expected["files"].as_object().unwrap() {
+        let expect = picture["expect"].as_str().unwrap();
+        sound += u64::from(!skipped.contains(&name.as_str()));
+        match expect {
+            "ok" => assert!(!skipped.contains(&name.as_str()) || name == "one_pixel.png", "{name}"),
+            "error" => assert!(skipped.contains(&name.as_str()), "{name}"),
+            _ => {}
+        }
+    }
+    assert_eq!(told["plan"]["data"]["pictures"].as_u64(), Some(sound));
+    assert!(sound >= 30);
+    for name in skipped {
+        assert!(text(&output.stderr).contains(name), "{name} is left out silently");
+    }
+}
+
 #[test]
 fn adapters_that_do_not_fit() {
     let place = Place::new();

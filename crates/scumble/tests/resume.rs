@@ -103,7 +103,7 @@ fn killed_at_any_moment_it_ends_in_the_same_bytes() {
             assert!(child.wait().unwrap().success());
             break;
         }
-        std::thread::sleep(Duration::from_millis(kills * 37 % 150));
+        std::thread::sleep(Duration::from_millis(kills * 37 % 60));
         child.kill().unwrap();
         if child.wait().unwrap().success() {
             break;
@@ -271,6 +271,24 @@ fn nothing_to_go_on_from_is_an_error() {
     std::fs::write(&checkpoint, &whole[..whole.len() / 2]).unwrap();
     let said = fail(place.scumble().args(["train", "--resume", "runs/lora"]), 1);
     assert!(said.contains("step-00000003.safetensors"), "{said}");
+}
+
+/// Two processes never write into one folder.
+#[test]
+fn a_run_that_is_going_on_is_left_alone() {
+    let place = Place::new();
+    let mut command = place.train();
+    let mut child = quietly(command.args(["--steps", "100000", "--save-every", "1"]));
+    assert!(wait_until(&mut child, || place
+        .path("runs/lora/checkpoints/step-00000001.safetensors")
+        .exists()));
+    let said = fail(place.scumble().args(["train", "--resume", "runs/lora"]), 1);
+    assert!(said.contains("another process") && said.contains("runs/lora"), "{said}");
+    let said = fail(place.train().args(["--existing", "replace"]), 1);
+    assert!(said.contains("another process"), "{said}");
+    assert_eq!(text(&run(&mut place.train()).stdout), "runs/lora-2/lora.safetensors\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// `--resume last` is the newest run of the name.

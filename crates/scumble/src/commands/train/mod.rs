@@ -54,6 +54,9 @@ fn resume_path(args: &TrainArgs) -> Result<Option<PathBuf>> {
 fn dry_run(context: &Context, args: &TrainArgs, config: &TrainConfig, services: &Services<'_>) -> Result {
     let plan = run::plan(config, services)?;
     let settings = config.resolved().to_toml()?;
+    for warning in &plan.warnings {
+        context.terminal.warning(warning);
+    }
     if args.json {
         let value = serde_json::json!({ "plan": plan, "settings": settings });
         context.terminal.result(&value.to_string());

@@ -95,8 +95,11 @@ pub fn plan_text(plan: &Plan) -> String {
     rows.push((
         "steps",
         format!(
-            "{} of {} pictures: {:.1} rounds through the folder",
-            plan.steps, plan.samples_per_step, plan.epochs
+            "{} of {} picture{}: {:.1} rounds through the folder",
+            plan.steps,
+            plan.samples_per_step,
+            if plan.samples_per_step == 1 { "" } else { "s" },
+            plan.epochs
         ),
     ));
     rows.push((
