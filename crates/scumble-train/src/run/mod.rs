@@ -433,7 +433,7 @@ impl Run<'_> {
         }
         let sheet = Sheet {
             title: config.save.name.clone(),
-            subtitle: format!("{steps} steps, {} pictures", self.session.samples.dataset().items.len()),
+            subtitle: format!("{steps} steps, pictures: {}", self.session.samples.dataset().items.len()),
             columns: vec!["before".to_owned(), "after".to_owned()],
             rows,
         };

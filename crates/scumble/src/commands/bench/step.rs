@@ -81,6 +81,8 @@ fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, me
     let (step_s, forward_s) = (median(measured.step), median(measured.forward));
     let peak_rss_gb = crate::memory::peak_bytes() as f64 / 1e9;
     let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+    let offered = || std::thread::available_parallelism().ok();
+    let threads = context.global.threads.or_else(offered);
     let arch = match args.arch {
         Arch::Sd15 => "sd15",
         Arch::Sd21 => "sd21",
@@ -89,7 +91,7 @@ fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, me
         let line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
             "precision": "f32", "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
-            "threads": context.global.threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
+            "threads": threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
             "peak_rss_gb": round(peak_rss_gb, 2), "trained": trained,
         });
         context.terminal.result(&line.to_string());
