@@ -187,6 +187,8 @@ impl<'m> TextToImage<'m> {
 
     /// Clean latents `[n, c, h, w]` -> f32 pictures `[n, 3, h, w]`, about -1..1, not clamped.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        // The decoder's buffers have other sizes than the UNet's, which would otherwise lie idle beside them.
+        scumble_tensor::memory::trim();
         let backend = self.backend.as_ref();
         let factor = self.vae.scaling_factor();
         let unscaled: Vec<f32> = latents.as_slice::<f32>()?.iter().map(|value| value / factor).collect();
@@ -194,7 +196,9 @@ impl<'m> TextToImage<'m> {
         let tape = Tape::inference(Arc::clone(&self.backend));
         let input = Var::constant(backend.cast(&backend.upload(&unscaled)?, self.dtype)?);
         let picture = self.vae.decode(&tape, &input)?;
-        Ok(to_file_layout(&backend.download(&backend.cast(picture.value(), DType::F32)?)?)?)
+        let picture = to_file_layout(&backend.download(&backend.cast(picture.value(), DType::F32)?)?)?;
+        scumble_tensor::memory::trim();
+        Ok(picture)
     }
 }
 

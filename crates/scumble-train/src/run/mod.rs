@@ -139,6 +139,8 @@ pub fn train(config: &TrainConfig, start: &Start, services: &Services<'_>) -> Re
     };
     let stop = || services.stopped();
     session.samples.fill(&session.base, services.reporter, &stop)?;
+    // The autoencoder's buffers have other sizes than a step's; without this they would lie idle for the whole run.
+    scumble_tensor::memory::trim();
     let metrics = MetricsFile::open(&folder.metrics(), done)?;
     Run { session, folder, origin, metrics, services }.go(done)
 }
