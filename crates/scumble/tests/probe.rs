@@ -128,8 +128,7 @@ fn sampler_trajectories() {
 #[test]
 fn schedule_tables_and_targets() {
     let result = probe(&["targets", "--in", "@training_targets.safetensors"]);
-    let bound = |name: &str| if name.contains("cumprod") || name == "betas" { 1e-6 } else { 1e-5 };
-    assert_eq!(compare(&result.out, &fixture("training_targets.safetensors"), bound), 12);
+    assert_eq!(compare(&result.out, &fixture("training_targets.safetensors"), |_| 1e-6), 12);
 }
 
 #[test]
@@ -200,7 +199,7 @@ fn trace(model: &str, name: &str) {
                 "loss" => 2e-5,
                 "grad_norm" => 2e-4,
                 // The floor of the text encoder's q and k factors is 3e-4.
-                _ if name.starts_with("grad1.") => 3e-3,
+                _ if name.starts_with("grad1.") => 1e-3,
                 _ => 1e-4,
             };
             assert!(worst <= allowed, "{name}: off by {worst:e}");
@@ -268,7 +267,8 @@ fn adapters_of_every_dialect() {
             "--in",
             &input,
         ]);
-        let compared = compare(&result.out, &golden, |_| 1e-4);
+        let bound = |name: &str| if name.ends_with("text") && !name.contains("unet") { 5e-5 } else { 1e-4 };
+        let compared = compare(&result.out, &golden, bound);
         assert_eq!(compared, kept.len() - 3, "{file}");
     }
 }
