@@ -162,6 +162,7 @@ pub(crate) fn fit<'m>(
     adapter: &Adapter,
     towers: Towers<'m>,
 ) -> Result<Vec<(Tower, &'m Arc<Projection>, LowRankFactors)>> {
+    adapter.require_low_rank("put onto a model")?;
     let (mut fitted, mut faults, mut guess) = (Vec::new(), Vec::new(), None);
     for (path, factors) in adapter.low_rank() {
         let Some(tower) = Tower::of(path) else {

@@ -89,6 +89,7 @@ pub struct TrainableLora {
 impl TrainableLora {
     /// Makes an adapter's factors trainable: a fresh one's (see [`fresh`]) or one to go on from. It must fit `table`.
     pub fn new(adapter: &Adapter, table: &ModuleTable, backend: &dyn Backend) -> Result<Self> {
+        adapter.require_low_rank("trained on")?;
         adapter.check_finite()?;
         let (mut pairs, mut faults) = (BTreeMap::new(), Vec::new());
         for (path, factors) in adapter.low_rank() {
@@ -174,7 +175,7 @@ impl TrainableLora {
             let down = to_file_layout(&backend.download(&pair.down.value())?)?;
             let up = backend.download(&pair.up.value())?;
             let up = match pair.module.kind {
-                ModuleKind::Linear => up,
+                ModuleKind::Linear | ModuleKind::Norm => up,
                 ModuleKind::Conv { .. } => up.reshape(&[pair.module.outputs, pair.rank(), 1, 1])?,
             };
             adapter.insert(path, down, up, pair.alpha)?;
@@ -193,6 +194,7 @@ impl TrainableLora {
         if let Some(path) = adapter.modules.keys().find(|path| !self.pairs.contains_key(*path)) {
             return refuse(format!("the adapter to go on from has {path}, which is not chosen now"));
         }
+        adapter.require_low_rank("trained on")?;
         adapter.check_finite()?;
         let mut values = Vec::new();
         for (path, factors) in adapter.low_rank() {

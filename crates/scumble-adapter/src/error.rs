@@ -52,6 +52,22 @@ pub enum AdapterError {
         /// The fault, with the shapes.
         what: String,
     },
+    /// A kind of factors that an operation has no rule for.
+    #[error("{module}: a {kind} cannot be {purpose}; only plain low-rank factors can")]
+    Kind {
+        /// The module.
+        module: String,
+        /// The kind it is.
+        kind: String,
+        /// What was to be done with it.
+        purpose: &'static str,
+    },
+    /// The change depends on the base weight, which is not at hand.
+    #[error("{module}: a DoRA change depends on the base weight, which is not at hand here")]
+    NeedsBase {
+        /// The module.
+        module: String,
+    },
     /// NaN or infinity in the factors.
     #[error(
         "{module}: {part} holds {count} value(s) that are not finite; the training that made it diverged, or the file is damaged"
@@ -124,6 +140,7 @@ impl AdapterError {
             Self::UnknownDialect { .. } => {
                 "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"
             }
+            Self::NeedsBase { .. } => "give the base that the adapter was made for",
             Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",
             _ => return Vec::new(),
         };

@@ -16,6 +16,9 @@ pub mod positional;
 pub mod select;
 pub mod table;
 
-pub use adapter::{Adapter, LowRankFactors, ModuleFactors};
+pub use adapter::{
+    Adapter, Change, HadamardFactors, KroneckerFactors, LowRankFactors, Magnitude, ModuleFactors,
+    TuckerFactors,
+};
 pub use error::{AdapterError, Result};
 pub use table::{Module, ModuleKind, ModuleTable, Tower};

@@ -138,7 +138,7 @@ fn check_rank(module: &Module, targets: &TowerTargets) -> Result<()> {
     }
     if targets.rank > module.max_rank() {
         let kind = match module.kind {
-            ModuleKind::Linear => "",
+            ModuleKind::Linear | ModuleKind::Norm => "",
             ModuleKind::Conv { .. } => ", as a convolution",
         };
         return fault(format!(

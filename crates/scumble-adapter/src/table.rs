@@ -45,6 +45,8 @@ pub enum ModuleKind {
         /// Kernel height and width.
         kernel: [usize; 2],
     },
+    /// A group or layer norm: weight and bias `[n]`. Adapters add to both; nothing attaches to it.
+    Norm,
 }
 
 /// One module of a base.
@@ -68,19 +70,39 @@ impl Module {
 
     /// Number of weights of the module itself.
     pub fn weights(&self) -> usize {
-        let kernel = match self.kind {
-            ModuleKind::Linear => 1,
-            ModuleKind::Conv { kernel } => kernel.iter().product(),
-        };
-        self.inputs * self.outputs * kernel
+        self.weight_dims().iter().product()
+    }
+
+    /// Kernel height and width; `[1, 1]` for what has none.
+    pub fn kernel(&self) -> [usize; 2] {
+        match self.kind {
+            ModuleKind::Conv { kernel } => kernel,
+            ModuleKind::Linear | ModuleKind::Norm => [1, 1],
+        }
+    }
+
+    /// Whether it is a convolution.
+    pub fn is_conv(&self) -> bool {
+        matches!(self.kind, ModuleKind::Conv { .. })
+    }
+
+    /// Whether it is a norm layer.
+    pub fn is_norm(&self) -> bool {
+        self.kind == ModuleKind::Norm
+    }
+
+    /// Sizes of the weight in files: `[out, in]`, `[out, in, kh, kw]`, or `[n]` of a norm.
+    pub fn weight_dims(&self) -> Vec<usize> {
+        match self.kind {
+            ModuleKind::Linear => vec![self.outputs, self.inputs],
+            ModuleKind::Conv { kernel: [kh, kw] } => vec![self.outputs, self.inputs, kh, kw],
+            ModuleKind::Norm => vec![self.outputs],
+        }
     }
 
     /// The largest rank that still means something: beyond it the product cannot gain anything.
     pub fn max_rank(&self) -> usize {
-        let kernel = match self.kind {
-            ModuleKind::Linear => 1,
-            ModuleKind::Conv { kernel } => kernel.iter().product(),
-        };
+        let kernel: usize = self.kernel().iter().product();
         (self.inputs * kernel).min(self.outputs)
     }
 }

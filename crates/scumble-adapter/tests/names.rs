@@ -59,6 +59,7 @@ fn row(module: &Module) -> Value {
     let kind = match module.kind {
         ModuleKind::Linear => "linear".to_owned(),
         ModuleKind::Conv { kernel: [h, w] } => format!("conv{h}x{w}"),
+        ModuleKind::Norm => "norm".to_owned(),
     };
     serde_json::json!({ "module": module.local_path(), "in": module.inputs, "out": module.outputs, "kind": kind })
 }

@@ -7,7 +7,7 @@ use scumble_tensor::Tensor;
 
 use super::report::{Leftover, LoadReport};
 use super::{AdapterFile, DIALECTS, Dialect, Part, Place, Placement, ReadOptions, detect, guess, names_of};
-use crate::adapter::{Adapter, LowRankFactors, ModuleFactors};
+use crate::adapter::{Adapter, LowRankFactors};
 use crate::error::{AdapterError, Result};
 use crate::table::{Module, ModuleTable};
 
@@ -85,7 +85,7 @@ pub fn read_as(
     for (path, parts) in modules {
         match read_module(file, table, &placement, path, &parts)? {
             Ok(factors) => {
-                adapter.modules.insert(path.to_owned(), ModuleFactors::LowRank(factors));
+                adapter.modules.insert(path.to_owned(), factors.into());
             }
             Err(reason) => report.misfits.push(Leftover { name: path.to_owned(), reason }),
         }

@@ -176,6 +176,7 @@ pub struct ReadOptions {
 
 /// Errors unless every module of the adapter is one of the base's; paths that are not, with the nearest ones.
 pub(crate) fn check_known(dialect: &'static str, adapter: &Adapter, table: &ModuleTable) -> Result<()> {
+    adapter.require_low_rank("written in this dialect yet")?;
     let unknown: BTreeSet<&str> =
         adapter.modules.keys().map(String::as_str).filter(|path| table.get(path).is_none()).collect();
     let Some(first) = unknown.first() else { return Ok(()) };

@@ -1,27 +1,20 @@
-//! An adapter in memory.
-//!
-//! For one module with weight `W [out, in]` (or `[out, in, kh, kw]`):
+//! The plain low-rank pair, which almost every adapter is made of.
 //!
 //! ```text
-//! W' = W + strength * (alpha / r) * up @ down      down [r, in] or [r, in, kh, kw]    up [out, r] or [out, r, 1, 1]
+//! dW = (alpha / r) * up @ down      down [r, in] or [r, in, kh, kw]    up [out, r] or [out, r, 1, 1]
 //! ```
-//!
-//! There is one scale rule, `alpha / r`. Dialects that have another (scale 1, or `alpha / sqrt(r)`) are turned into
-//! it when read, so nothing behind the door has to know them. Tensors keep the type the file had.
-
-use std::collections::BTreeMap;
 
 use scumble_tensor::{DType, Tensor};
 
 use crate::error::{AdapterError, Result};
-use crate::table::{Module, ModuleKind, Tower};
+use crate::table::{Module, ModuleKind};
 
 /// The two factors of one module and their alpha.
 #[derive(Clone, Debug)]
 pub struct LowRankFactors {
-    down: Tensor,
-    up: Tensor,
-    alpha: f32,
+    pub(super) down: Tensor,
+    pub(super) up: Tensor,
+    pub(super) alpha: f32,
 }
 
 impl LowRankFactors {
@@ -89,12 +82,16 @@ impl LowRankFactors {
             ModuleKind::Conv { kernel: [kh, kw] } => {
                 (vec![rank, module.inputs, kh, kw], vec![module.outputs, rank, 1, 1])
             }
+            ModuleKind::Norm => (vec![rank, 1], vec![module.outputs, rank]),
         }
     }
 
     /// The same factors in exactly the shapes of `module`; a linear layer and a 1x1 convolution may stand for each
     /// other, as different generations of Stable Diffusion use either. `Err` says what was expected.
     pub fn shaped_for(&self, module: &Module) -> std::result::Result<Self, String> {
+        if module.kind == ModuleKind::Norm {
+            return Err("a norm takes no low-rank factors".into());
+        }
         let (down, up) = Self::shapes_for(module, self.rank());
         let elements = |dims: &[usize]| dims.iter().product::<usize>();
         let fits = |tensor: &Tensor, dims: &[usize]| {
@@ -143,98 +140,6 @@ impl LowRankFactors {
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         Ok(Self { down: self.down.to_dtype(dtype)?, up: self.up.to_dtype(dtype)?, alpha: self.alpha })
     }
-}
-
-/// What an adapter does to one module. Other families (LoHa, LoKr, DoRA, full difference) join here.
-#[derive(Clone, Debug)]
-pub enum ModuleFactors {
-    /// A plain product of two factors.
-    LowRank(LowRankFactors),
-}
-
-impl ModuleFactors {
-    /// The low-rank pair, if that is what it is.
-    pub fn low_rank(&self) -> Option<&LowRankFactors> {
-        match self {
-            ModuleFactors::LowRank(factors) => Some(factors),
-        }
-    }
-
-    fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
-        match self {
-            ModuleFactors::LowRank(factors) => vec![("down", &factors.down), ("up", &factors.up)],
-        }
-    }
-}
-
-/// A set of changes to a base, with learned tokens and the file's own words about itself.
-#[derive(Clone, Debug, Default)]
-pub struct Adapter {
-    /// By module path with tower prefix, such as `unet.mid_block.attentions.0.proj_in`.
-    pub modules: BTreeMap<String, ModuleFactors>,
-    /// Learned tokens: text to rows `[n, d]`.
-    pub tokens: BTreeMap<String, Tensor>,
-    /// Metadata of the file it came from, or for the file it goes to.
-    pub metadata: BTreeMap<String, String>,
-}
-
-impl Adapter {
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.modules.is_empty() && self.tokens.is_empty()
-    }
-
-    /// Adds a low-rank pair.
-    pub fn insert(&mut self, path: &str, down: Tensor, up: Tensor, alpha: f32) -> Result<()> {
-        let factors = LowRankFactors::new(path, down, up, alpha)?;
-        self.modules.insert(path.to_owned(), ModuleFactors::LowRank(factors));
-        Ok(())
-    }
-
-    /// The low-rank pairs, in path order.
-    pub fn low_rank(&self) -> impl Iterator<Item = (&str, &LowRankFactors)> {
-        self.modules.iter().filter_map(|(path, factors)| Some((path.as_str(), factors.low_rank()?)))
-    }
-
-    /// Paths of one tower's modules.
-    pub fn paths_of(&self, tower: Tower) -> impl Iterator<Item = &str> {
-        self.modules.keys().map(String::as_str).filter(move |path| Tower::of(path) == Some(tower))
-    }
-
-    /// The ranks that occur, ascending.
-    pub fn ranks(&self) -> Vec<usize> {
-        let ranks: std::collections::BTreeSet<usize> = self.low_rank().map(|(_, f)| f.rank()).collect();
-        ranks.into_iter().collect()
-    }
-
-    /// Errors on the first NaN or infinity.
-    pub fn check_finite(&self) -> Result<()> {
-        for (path, factors) in &self.modules {
-            for (part, tensor) in factors.tensors() {
-                check_finite(path, part, tensor)?;
-            }
-        }
-        self.tokens.iter().try_for_each(|(token, rows)| check_finite(token, "token", rows))
-    }
-
-    /// All factors in another element type; tokens stay, as they are few and every dialect keeps them in f32.
-    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        let modules = self
-            .modules
-            .iter()
-            .map(|(path, factors)| match factors {
-                ModuleFactors::LowRank(pair) => {
-                    Ok((path.clone(), ModuleFactors::LowRank(pair.to_dtype(dtype)?)))
-                }
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { modules, tokens: self.tokens.clone(), metadata: self.metadata.clone() })
-    }
-}
-
-fn check_finite(module: &str, part: &'static str, tensor: &Tensor) -> Result<()> {
-    let count = tensor.to_vec::<f64>()?.iter().filter(|value| !value.is_finite()).count();
-    if count == 0 { Ok(()) } else { Err(AdapterError::NotFinite { module: module.into(), part, count }) }
 }
 
 #[cfg(test)]
@@ -287,14 +192,5 @@ mod tests {
         assert_eq!(factors.shaped_for(&module).unwrap().down().dims(), [4, 8, 1, 1]);
         module.kind = ModuleKind::Conv { kernel: [3, 3] };
         assert!(factors.shaped_for(&module).is_err());
-    }
-
-    #[test]
-    fn not_finite_values_are_named() {
-        let mut adapter = Adapter::default();
-        let up = Tensor::from_slice(&[1.0f32, f32::NAN], &[2, 1]).unwrap();
-        adapter.insert("unet.m", ones(&[1, 3]), up, 1.0).unwrap();
-        let message = adapter.check_finite().unwrap_err().to_string();
-        assert!(message.contains("unet.m") && message.contains("up"), "{message}");
     }
 }
