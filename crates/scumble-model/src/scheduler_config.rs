@@ -67,6 +67,11 @@ impl<'a> SchedulerConfig<'a> {
         self.0.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether a field is there and not null.
+    pub fn is_set(&self, field: &str) -> bool {
+        self.get(field).is_some()
+    }
+
     /// A number, or `None` when absent.
     pub fn optional_number(&self, field: &'static str) -> Result<Option<f64>, ConfigError> {
         let Some(value) = self.get(field) else { return Ok(None) };

@@ -111,8 +111,7 @@ fn sampler_trajectories() {
         assert!(worst <= allowed, "{name}: off by {worst:e}");
         runs += usize::from(name.ends_with("trajectory"));
     }
-    // DDIM, PNDM, Euler, Euler ancestral, DPM++ 2M in all their variants.
-    assert!(runs >= 44, "only {runs} runs");
+    assert_eq!(runs, 72);
     let one = probe(&[
         "sampler",
         "--spec",

@@ -6,7 +6,7 @@
 //!
 //! `x0` and `e` are the picture and the noise that the model's output stands for.
 
-use super::{NoiseSource, Result, Sampler, SamplerError, Setup, check_call, check_length, draw, grid, mix};
+use super::{NoiseSource, Result, Sampler, Setup, check_call, check_length, draw, grid, mix};
 use crate::schedule::{NoiseSchedule, PredictionType};
 
 struct Ddim {
@@ -33,10 +33,7 @@ pub(super) fn build(setup: &Setup<'_>) -> Result<Box<dyn Sampler>> {
     };
     let levels: Vec<(f64, f64)> = timesteps.iter().map(before_and_after).collect();
     let prediction = schedule.prediction_type();
-    if prediction == PredictionType::Epsilon && levels.iter().any(|level| level.0 == 0.0) {
-        let expected = "v_prediction or sample: at a timestep without any signal noise tells nothing";
-        return Err(SamplerError::setting("prediction_type", expected, "epsilon"));
-    }
+    setup.check_signal(&schedule, levels.iter().map(|level| level.0))?;
     let range = config.number("clip_sample_range", 1.0)?;
     let clip = config.flag("clip_sample", true)?.then_some(range.abs());
     let timesteps = timesteps.into_iter().map(|t| t as f64).collect();

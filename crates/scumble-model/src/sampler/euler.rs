@@ -9,9 +9,9 @@
 //! `x sigma / (sigma^2 + 1) + output / sqrt(sigma^2 + 1)` for v.
 
 use super::{
-    NoiseSource, Result, Sampler, SamplerError, Setup, check_call, check_length, combine, grid, mix,
+    Levels, NoiseSource, Result, Sampler, SamplerError, Setup, check_call, check_length, combine, grid, mix,
 };
-use crate::schedule::PredictionType;
+use crate::schedule::{NoiseSchedule, PredictionType};
 
 /// Timesteps, noise levels and prediction: what the samplers of this family share.
 pub(super) struct SigmaGrid {
@@ -22,21 +22,50 @@ pub(super) struct SigmaGrid {
     init_noise_sigma: f64,
 }
 
+/// Where the levels end.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum FinalLevel {
+    /// At 0, whatever the configuration says.
+    Zero,
+    /// As `final_sigmas_type` says.
+    Configured,
+}
+
 impl SigmaGrid {
-    /// The grid, with `change` free to replace the noise levels (and then the timesteps) before the last is added.
+    /// The grid of a schedule. `ends` may move the highest and lowest level between which Karras' and exponential
+    /// levels lie.
     pub(super) fn new(
         setup: &Setup<'_>,
-        change: impl FnOnce(&[f32], &mut Vec<f64>, &mut Vec<f64>) -> Result<()>,
+        schedule: &NoiseSchedule,
+        final_level: FinalLevel,
+        ends: impl FnOnce((f64, f64)) -> Result<(f64, f64)>,
     ) -> Result<Self> {
-        let schedule = setup.sigma_schedule()?;
         let table = schedule.sigmas();
         let spacing = grid::Spacing::of(setup, "linspace")?;
         let offset = grid::steps_offset(setup)?;
         let mut timesteps =
             grid::rounded(grid::timesteps(spacing, schedule.timesteps(), setup.options.steps, offset));
-        let mut sigmas = timesteps.iter().map(|&t| grid::sigma_at(&table, t)).collect();
-        change(&table, &mut sigmas, &mut timesteps)?;
-        let sigmas = grid::finished(setup, sigmas, &table)?;
+        let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| grid::sigma_at(&table, t)).collect();
+        let n = sigmas.len();
+        let (highest, lowest) = ends((sigmas[0], sigmas[n - 1]))?;
+        match setup.levels {
+            Levels::Usual => {}
+            Levels::Karras => sigmas = grid::karras(highest, lowest, n),
+            Levels::Exponential => {
+                sigmas = grid::exponential(highest, lowest.max(f64::MIN_POSITIVE), n);
+            }
+        }
+        if setup.levels != Levels::Usual {
+            let of_sigmas = sigmas.iter().map(|&sigma| grid::timestep_of(&table, sigma)).collect();
+            timesteps = grid::rounded(of_sigmas);
+        }
+        let sigmas = match final_level {
+            FinalLevel::Zero => {
+                sigmas.push(0.0);
+                grid::rounded(sigmas)
+            }
+            FinalLevel::Configured => grid::finished(setup, sigmas, f64::from(table[0]))?,
+        };
         let highest = sigmas.iter().copied().fold(0.0, f64::max);
         let init_noise_sigma = match spacing {
             grid::Spacing::Leading => f64::from(((highest * highest) as f32 + 1.0).sqrt()),
@@ -81,24 +110,14 @@ pub(super) fn build(setup: &Setup<'_>) -> Result<Box<dyn Sampler>> {
     config.choice("interpolation_type", "linear", &[("linear", ())])?;
     let continuous =
         config.choice("timestep_type", "discrete", &[("discrete", false), ("continuous", true)])?;
-    let grid = SigmaGrid::new(setup, |table, sigmas, timesteps| {
-        let n = sigmas.len();
-        let (highest, lowest) = (sigmas[0], sigmas[n - 1]);
+    let schedule = setup.sigma_schedule()?;
+    let grid = SigmaGrid::new(setup, &schedule, FinalLevel::Configured, |(highest, lowest)| {
         let highest = config.number("sigma_max", highest)?;
         let lowest = config.number("sigma_min", lowest)?;
         if !(highest.is_finite() && lowest >= 0.0 && lowest <= highest) {
             return Err(SamplerError::setting("sigma_min", "at least 0 and at most `sigma_max`", lowest));
         }
-        if setup.kind.karras {
-            *sigmas = grid::karras(highest, lowest, n);
-        } else if config.flag("use_exponential_sigmas", false)? {
-            *sigmas = grid::exponential(highest, lowest.max(f64::MIN_POSITIVE), n);
-        } else {
-            return Ok(());
-        }
-        let of_sigmas = sigmas.iter().map(|&sigma| grid::timestep_of(table, sigma)).collect();
-        *timesteps = grid::rounded(of_sigmas);
-        Ok(())
+        Ok((highest, lowest))
     })?;
     if continuous && grid.prediction == PredictionType::VPrediction {
         return Err(SamplerError::setting("timestep_type", "discrete", "continuous"));

@@ -7,13 +7,16 @@
 //!
 //! Noise is drawn at every step, also at the last, where `up` is 0: the order of the draws is part of the result.
 
-use super::euler::SigmaGrid;
-use super::{NoiseSource, Result, Sampler, Setup, check_call, check_length, combine, draw};
+use super::euler::{FinalLevel, SigmaGrid};
+use super::{Levels, NoiseSource, Result, Sampler, Setup, check_call, check_length, combine, draw};
 
 struct EulerAncestral(SigmaGrid);
 
 pub(super) fn build(setup: &Setup<'_>) -> Result<Box<dyn Sampler>> {
-    Ok(Box::new(EulerAncestral(SigmaGrid::new(setup, |_, _, _| Ok(()))?)))
+    // This class has neither Karras' levels nor a choice of the last one.
+    let setup = &Setup { levels: Levels::Usual, ..*setup };
+    let schedule = setup.sigma_schedule()?;
+    Ok(Box::new(EulerAncestral(SigmaGrid::new(setup, &schedule, FinalLevel::Zero, Ok)?)))
 }
 
 impl Sampler for EulerAncestral {

@@ -97,8 +97,8 @@ pub(super) fn timestep_of(table: &[f32], sigma: f64) -> f64 {
 }
 
 /// Noise levels as samplers keep them: followed by the last one, and rounded to f32.
-pub(super) fn finished(setup: &Setup<'_>, mut sigmas: Vec<f64>, table: &[f32]) -> Result<Vec<f64>> {
-    let least = f64::from(table[0]);
+/// `least` is the last one where `final_sigmas_type` is `sigma_min`.
+pub(super) fn finished(setup: &Setup<'_>, mut sigmas: Vec<f64>, least: f64) -> Result<Vec<f64>> {
     sigmas.push(setup.config.choice("final_sigmas_type", "zero", &[("zero", 0.0), ("sigma_min", least)])?);
     Ok(rounded(sigmas))
 }

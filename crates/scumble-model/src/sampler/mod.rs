@@ -5,21 +5,27 @@
 //! `f32` latents in any layout, computes its coefficients in f64 and agrees with diffusers' scheduler of the same
 //! configuration to rounding, including the order in which noise is drawn.
 //!
-//! To add one: a file with its update rule, and a line in [`SAMPLERS`].
+//! To add one: a file with its update rule, and a line in [`SAMPLERS`] (`kinds.rs`).
 
-use serde_json::Value;
-
-use crate::schedule::{NoiseSchedule, ScheduleError};
+use crate::schedule::{NoiseSchedule, PredictionType, ScheduleError};
 use crate::scheduler_config::{ConfigError, SchedulerConfig};
 
 mod ddim;
+mod ddpm;
 mod dpmpp_2m;
 mod euler;
 mod euler_ancestral;
 mod grid;
+mod heun;
+mod kinds;
+mod lcm;
+mod lms;
 mod pndm;
 #[cfg(test)]
 mod tests;
+mod unipc;
+
+pub use kinds::{SAMPLERS, SamplerKind};
 
 /// A sampler's result.
 pub type Result<T> = std::result::Result<T, SamplerError>;
@@ -139,9 +145,22 @@ impl SamplerOptions {
     }
 }
 
+/// Which noise levels a sampler on sigmas visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Levels {
+    /// Those of evenly spaced timesteps.
+    Usual,
+    /// Karras et al. 2022: denser where little noise is left.
+    Karras,
+    /// Evenly spaced in their logarithm.
+    Exponential,
+}
+
 /// What a sampler's constructor sees.
 struct Setup<'a> {
     kind: &'static SamplerKind,
+    /// Which noise levels, by the kind or, where it leaves them open, by the configuration.
+    levels: Levels,
     config: SchedulerConfig<'a>,
     options: SamplerOptions,
 }
@@ -166,6 +185,23 @@ impl Setup<'_> {
         Ok(schedule)
     }
 
+    /// As [`Setup::sigma_schedule`], for the samplers that know no rescaling to zero SNR.
+    fn unscaled_sigma_schedule(&self) -> Result<NoiseSchedule> {
+        let schedule = self.schedule(false)?;
+        check_finite(&schedule)?;
+        Ok(schedule)
+    }
+
+    /// Refuses a model that predicts noise where some timestep has nothing but noise: its prediction tells nothing
+    /// about the picture there.
+    fn check_signal(&self, schedule: &NoiseSchedule, mut alphas: impl Iterator<Item = f64>) -> Result<()> {
+        if schedule.prediction_type() == PredictionType::Epsilon && alphas.any(|a| a == 0.0) {
+            let expected = "v_prediction or sample: at a timestep without any signal noise tells nothing";
+            return Err(SamplerError::setting("prediction_type", expected, "epsilon"));
+        }
+        Ok(())
+    }
+
     fn check_steps(&self, least: usize, most: usize) -> Result<()> {
         let steps = self.options.steps;
         match (least..=most).contains(&steps) {
@@ -173,137 +209,6 @@ impl Setup<'_> {
             false => Err(SamplerError::Steps { sampler: self.kind.label, steps, least, most }),
         }
     }
-}
-
-/// One line of the list of samplers.
-pub struct SamplerKind {
-    /// The name a user types; case and punctuation do not matter.
-    pub name: &'static str,
-    /// Other names it is known by.
-    pub aliases: &'static [&'static str],
-    /// AUTOMATIC1111's name for it, as pictures carry it.
-    pub label: &'static str,
-    /// AUTOMATIC1111's schedule type, where it is not the sampler's usual one.
-    pub schedule_label: Option<&'static str>,
-    /// The diffusers class whose configuration it takes.
-    pub class: &'static str,
-    karras: bool,
-    build: fn(&Setup<'_>) -> Result<Box<dyn Sampler>>,
-}
-
-/// Every sampler there is.
-pub static SAMPLERS: &[SamplerKind] = &[
-    SamplerKind {
-        name: "ddim",
-        aliases: &[],
-        label: "DDIM",
-        schedule_label: None,
-        class: "DDIMScheduler",
-        karras: false,
-        build: ddim::build,
-    },
-    SamplerKind {
-        name: "pndm",
-        aliases: &["plms"],
-        label: "PLMS",
-        schedule_label: None,
-        class: "PNDMScheduler",
-        karras: false,
-        build: pndm::build,
-    },
-    SamplerKind {
-        name: "euler",
-        aliases: &["k_euler"],
-        label: "Euler",
-        schedule_label: None,
-        class: "EulerDiscreteScheduler",
-        karras: false,
-        build: euler::build,
-    },
-    SamplerKind {
-        name: "euler_karras",
-        aliases: &[],
-        label: "Euler",
-        schedule_label: Some("Karras"),
-        class: "EulerDiscreteScheduler",
-        karras: true,
-        build: euler::build,
-    },
-    SamplerKind {
-        name: "euler_a",
-        aliases: &["euler_ancestral", "k_euler_a"],
-        label: "Euler a",
-        schedule_label: None,
-        class: "EulerAncestralDiscreteScheduler",
-        karras: false,
-        build: euler_ancestral::build,
-    },
-    SamplerKind {
-        name: "dpmpp_2m",
-        aliases: &["dpm_solver_multistep"],
-        label: "DPM++ 2M",
-        schedule_label: None,
-        class: "DPMSolverMultistepScheduler",
-        karras: false,
-        build: dpmpp_2m::build,
-    },
-    SamplerKind {
-        name: "dpmpp_2m_karras",
-        aliases: &[],
-        label: "DPM++ 2M",
-        schedule_label: Some("Karras"),
-        class: "DPMSolverMultistepScheduler",
-        karras: true,
-        build: dpmpp_2m::build,
-    },
-];
-
-impl SamplerKind {
-    /// The sampler a user means: its name, an alias, or AUTOMATIC1111's label, however punctuated.
-    pub fn find(name: &str) -> Result<&'static Self> {
-        let wanted = plain(name);
-        let names = |kind: &Self| {
-            let labels = [kind.name.to_owned(), [kind.label, kind.schedule_label.unwrap_or("")].concat()];
-            labels.into_iter().chain(kind.aliases.iter().map(|alias| (*alias).to_owned()))
-        };
-        let matches = |kind: &&'static Self| names(kind).any(|known| plain(&known) == wanted);
-        SAMPLERS.iter().find(matches).ok_or_else(|| unknown(name))
-    }
-
-    /// The sampler that a `scheduler_config.json` names.
-    pub fn of_config(config: &Value) -> Result<&'static Self> {
-        let class = SchedulerConfig::new(config)?.word("_class_name", "")?;
-        Self::of_class(class, config)
-    }
-
-    /// The sampler of a diffusers class, with Karras noise levels where the configuration says so.
-    pub fn of_class(class: &str, config: &Value) -> Result<&'static Self> {
-        let karras = SchedulerConfig::new(config)?.flag("use_karras_sigmas", false)?;
-        let of_class = || SAMPLERS.iter().filter(|kind| kind.class == class);
-        let found = of_class().find(|kind| kind.karras == karras).or_else(|| of_class().next());
-        found.ok_or_else(|| unknown(class))
-    }
-
-    /// Builds it from a configuration, of whatever class: fields it does not know are ignored, those that are
-    /// missing take its own defaults.
-    pub fn build(&'static self, config: &Value, options: SamplerOptions) -> Result<Box<dyn Sampler>> {
-        (self.build)(&Setup { kind: self, config: SchedulerConfig::new(config)?, options })
-    }
-}
-
-fn unknown(name: &str) -> SamplerError {
-    let name: String = name.chars().take(60).collect();
-    let names: Vec<&str> = SAMPLERS.iter().map(|kind| kind.name).collect();
-    let near = |known: &&&str| strsim::jaro_winkler(&plain(known), &plain(&name));
-    let nearest = names.iter().max_by(|a, b| near(a).total_cmp(&near(b))).filter(|known| near(known) > 0.8);
-    let hint = nearest.map_or(String::new(), |known| format!("; did you mean `{known}`?"));
-    SamplerError::Unknown { name, known: names.join(", "), hint }
-}
-
-/// Letters and digits only, lower case, `+` read as `p`: "DPM++ 2M" and "dpmpp_2m" are the same.
-fn plain(name: &str) -> String {
-    let name = name.replace('+', "p").to_lowercase();
-    name.chars().filter(|c| c.is_alphanumeric()).collect()
 }
 
 /// Refuses a schedule with a timestep at which nothing is left of the picture.
@@ -324,6 +229,16 @@ fn check_length(what: &'static str, values: &[f32], latents: &[f32]) -> Result<(
     match values.len() == latents.len() {
         true => Ok(()),
         false => Err(SamplerError::Length { what, expected: latents.len(), found: values.len() }),
+    }
+}
+
+/// The picture that a model's output stands for, at cumulative alpha `a`.
+fn predicted_picture(prediction: PredictionType, a: f64, x: f64, output: f64) -> f64 {
+    let (signal, spread) = (a.sqrt(), (1.0 - a).sqrt());
+    match prediction {
+        PredictionType::Epsilon => (x - spread * output) / signal,
+        PredictionType::VPrediction => signal * x - spread * output,
+        PredictionType::Sample => output,
     }
 }
 

@@ -12,15 +12,20 @@ fn fixture_path(name: &str) -> std::path::PathBuf {
     std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(name)
 }
 
-fn stable_diffusion(more: Value) -> Value {
-    let mut config = json!({
-        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "leading",
-        "steps_offset": 1, "clip_sample": false, "set_alpha_to_one": false, "skip_prk_steps": true
-    });
+/// `config` with the fields of `more`.
+fn with(mut config: Value, more: &Value) -> Value {
     for (field, value) in more.as_object().unwrap() {
         config[field] = value.clone();
     }
     config
+}
+
+fn stable_diffusion(more: Value) -> Value {
+    let config = json!({
+        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "leading",
+        "steps_offset": 1, "clip_sample": false, "set_alpha_to_one": false, "skip_prk_steps": true
+    });
+    with(config, &more)
 }
 
 fn sampler(name: &str, config: &Value, steps: usize) -> Box<dyn Sampler> {
@@ -71,8 +76,7 @@ fn every_recorded_run_of_these_samplers() {
     let mut tested = 0;
     for (name, recorded) in spec["runs"].as_object().unwrap() {
         let (class, config) = (recorded["class"].as_str().unwrap(), &recorded["config"]);
-        let later = config["algorithm_type"] == "sde-dpmsolver++";
-        let Some(kind) = SamplerKind::of_class(class, config).ok().filter(|_| !later) else { continue };
+        let kind = SamplerKind::of_class(class, config).unwrap();
         let steps = recorded["num_inference_steps"].as_u64().unwrap() as usize;
         let eta = recorded["step_args"]["eta"].as_f64().unwrap_or(0.0);
         let mut sampler = kind.build(config, SamplerOptions { steps, eta }).unwrap();
@@ -82,7 +86,7 @@ fn every_recorded_run_of_these_samplers() {
         assert_eq!(timesteps.len(), expected.len(), "{name}");
         for (ours, theirs) in timesteps.iter().zip(&expected) {
             // Karras' fractional timesteps divide differences of f32 logarithms.
-            let tolerance = if kind.karras { 2e-3 } else { 0.0 };
+            let tolerance = if kind.levels == Levels::Karras { 2e-3 } else { 0.0 };
             assert!((ours - theirs).abs() <= tolerance, "{name}: timestep {ours} {theirs}");
         }
         if let (Some(expected), Some(sigmas)) = (floats(&format!("{name}.sigmas")), sampler.sigmas()) {
@@ -109,13 +113,13 @@ fn every_recorded_run_of_these_samplers() {
         assert!(worst < 5e-5, "{name}: {worst}");
         tested += 1;
     }
-    assert_eq!(tested, 48);
+    assert_eq!(tested, 72);
 }
 
-/// The published recipe: a ramp as latents, `x t / (t + 1)` as model, 20 steps of the Stable Diffusion schedule.
-fn table_b(name: &str, eta: f64, prediction: &str) -> (f64, f64) {
+/// The published recipe: a ramp as latents, `x t / (t + 1)` as model, on the Stable Diffusion schedule.
+fn table_b(name: &str, eta: f64, prediction: &str, steps: usize) -> (f64, f64) {
     let config = stable_diffusion(json!({"prediction_type": prediction}));
-    let options = SamplerOptions { steps: 20, eta };
+    let options = SamplerOptions { steps, eta };
     let mut sampler = SamplerKind::find(name).unwrap().build(&config, options).unwrap();
     // arange(768) / 768 of shape (3, 8, 8, 4), permuted to (4, 3, 8, 8).
     let ramp = (0..4).flat_map(|c| (0..192).map(move |i| (i * 4 + c) as f32 / 768.0));
@@ -136,16 +140,39 @@ fn sums_of_the_published_recipe() {
         ("euler", 0.0, [189.34745, 0.49309, 78.00560, 0.20314]),
         ("euler_karras", 0.0, [190.99295, 0.49738, 77.51702, 0.20187]),
         ("euler_a", 0.0, [261.89399, 0.49300, 178.99052, 0.36436]),
+        ("ddpm", 0.0, [261.89403, 0.49300, 178.99053, 0.36436]),
+        ("heun", 0.0, [208.12400, 0.54199, 95.10627, 0.24767]),
+        ("lms", 0.0, [199.95731, 0.52072, 90.39365, 0.23540]),
+        ("unipc", 0.0, [190.69105, 0.49659, 84.64508, 0.22043]),
         ("dpmpp_2m", 0.0, [190.83723, 0.49697, 85.20079, 0.22188]),
         ("dpmpp_2m_karras", 0.0, [205.58881, 0.53539, 94.58449, 0.24631]),
     ];
     for &(name, eta, [eps_sum, eps_last, v_sum, v_last]) in cases {
         for (prediction, sum, last) in [("epsilon", eps_sum, eps_last), ("v_prediction", v_sum, v_last)] {
-            let (our_sum, our_last) = table_b(name, eta, prediction);
+            let (our_sum, our_last) = table_b(name, eta, prediction, 20);
             assert!((our_sum - sum).abs() < 2e-3, "{name} {eta} {prediction}: {our_sum} {sum}");
             assert!((our_last - last).abs() < 2e-5, "{name} {eta} {prediction}: {our_last} {last}");
         }
     }
+}
+
+#[test]
+fn four_steps_of_lcm() {
+    let (sum, last) = table_b("lcm", 0.0, "epsilon", 4);
+    assert!((sum - 189.00720).abs() < 2e-3 && (last + 0.21517).abs() < 2e-5, "{sum} {last}");
+    let config = stable_diffusion(json!({}));
+    assert_eq!(sampler("lcm", &config, 1).timesteps(), [999.]);
+    assert_eq!(sampler("lcm", &config, 2).timesteps(), [999., 499.]);
+    assert_eq!(sampler("lcm", &config, 4).timesteps(), [999., 759., 499., 259.]);
+    assert_eq!(sampler("lcm", &config, 8).timesteps(), [999., 879., 759., 639., 499., 379., 259., 139.]);
+    let error = SamplerKind::find("lcm").unwrap().build(&config, SamplerOptions::new(51)).err().unwrap();
+    assert_eq!(error.to_string(), "LCM: 51 steps; it takes 1 to 50");
+}
+
+#[test]
+fn euler_a_and_ddpm_are_one_process() {
+    let [a, b] = ["euler_a", "ddpm"].map(|name| table_b(name, 0.0, "epsilon", 20));
+    assert!((a.0 - b.0).abs() < 1e-3 && (a.1 - b.1).abs() < 1e-5, "{a:?} {b:?}");
 }
 
 #[test]
@@ -201,7 +228,8 @@ fn any_number_of_steps_stays_in_range_and_finite() {
                 }));
                 for steps in 1..=100 {
                     let Ok(mut sampler) = kind.build(&config, SamplerOptions::new(steps)) else {
-                        assert!(kind.name == "pndm" && !skip && steps < 4, "{} {steps}", kind.name);
+                        let warm_up = kind.name == "pndm" && !skip && steps < 4;
+                        assert!(warm_up || kind.name == "lcm" && steps > 50, "{} {steps}", kind.name);
                         continue;
                     };
                     let timesteps = sampler.timesteps().to_vec();
@@ -232,10 +260,11 @@ fn any_number_of_steps_stays_in_range_and_finite() {
 fn the_exact_noise_as_prediction_returns_the_clean_latent() {
     let clean = [0.3f32, -1.2, 0.8, 0.05];
     let noise = [1.1f32, -0.4, -0.9, 0.6];
-    for kind in SAMPLERS.iter().filter(|kind| kind.name != "euler_a") {
+    for kind in SAMPLERS.iter().filter(|kind| !kind.draws_noise) {
         let config = stable_diffusion(json!({"set_alpha_to_one": true}));
         // Started part way, PNDM repeats the wrong step, in diffusers as here: the doubled timestep is not in its list.
-        for first in if kind.name == "pndm" { vec![0] } else { vec![0, 3] } {
+        let later = 3 * SamplerKind::build(kind, &config, SamplerOptions::new(7)).unwrap().calls_per_step();
+        for first in if kind.name == "pndm" { vec![0] } else { vec![0, later] } {
             let mut sampler = kind.build(&config, SamplerOptions::new(7)).unwrap();
             let start = sampler.add_noise(first, &clean, &noise).unwrap();
             let last =
@@ -275,6 +304,12 @@ fn names_labels_and_classes_find_their_sampler() {
     assert!(error.contains("`ddin`") && error.contains("did you mean `ddim`?") && error.contains("euler_a"));
     let config = json!({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": true});
     assert_eq!(SamplerKind::of_config(&config).unwrap().name, "dpmpp_2m_karras");
+    let sde = json!({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"});
+    assert_eq!(SamplerKind::of_config(&sde).unwrap().name, "dpmpp_2m_sde");
+    assert_eq!(name("DPM++ 2M SDE Karras"), "dpmpp_2m_sde_karras");
+    assert_eq!(name("LMS Karras"), "lms_karras");
+    let exponential = json!({"_class_name": "HeunDiscreteScheduler", "use_exponential_sigmas": true});
+    assert_eq!(SamplerKind::of_config(&exponential).unwrap().name, "heun_exponential");
     let config = json!({"_class_name": "PNDMScheduler", "use_karras_sigmas": true});
     assert_eq!(SamplerKind::of_config(&config).unwrap().name, "pndm");
     assert!(SamplerKind::of_config(&json!({"_class_name": "FlowMatchEulerDiscreteScheduler"})).is_err());
@@ -293,7 +328,28 @@ fn settings_that_nothing_here_does_are_refused_by_name() {
     refused("pndm", json!({"prediction_type": "sample"}), "prediction_type");
     refused("euler", json!({"use_beta_sigmas": true}), "use_beta_sigmas");
     refused("euler", json!({"interpolation_type": "log_linear"}), "interpolation_type");
-    refused("dpmpp_2m", json!({"algorithm_type": "dpmsolver"}), "algorithm_type");
+    refused("dpmpp_2m", json!({"algorithm_type": "dpmsolver+"}), "algorithm_type");
+    refused("dpmpp_2m", json!({"algorithm_type": "dpmsolver"}), "final_sigmas_type");
+    refused("dpmpp_2m", json!({"use_flow_sigmas": true}), "use_flow_sigmas");
+    let deep =
+        json!({"algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"});
+    refused("dpmpp_2m_sde", deep, "solver_order");
+    refused("unipc", json!({"predict_x0": false}), "final_sigmas_type");
+    refused("unipc", json!({"solver_p": {}}), "solver_p");
+    refused("unipc", json!({"solver_type": "bh3"}), "solver_type");
+    refused("unipc_karras", json!({"sigma_min": -1.0}), "sigma_min");
+    refused("ddpm", json!({"variance_type": "learned_range"}), "variance_type");
+    refused("ddpm", json!({"thresholding": true}), "thresholding");
+    refused("lcm", json!({"original_inference_steps": 2000}), "original_inference_steps");
+    refused("lcm", json!({"prediction_type": "flow"}), "prediction_type");
+    let both = json!({"use_karras_sigmas": true, "use_exponential_sigmas": true});
+    refused("heun", both, "use_exponential_sigmas");
+    refused("heun", json!({"beta_schedule": "exp"}), "beta_schedule");
+    refused("lms", json!({"use_beta_sigmas": true}), "use_beta_sigmas");
+    for name in ["ddpm", "lcm", "ddim"] {
+        let empty = json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
+        refused(name, empty, "prediction_type");
+    }
     refused("dpmpp_2m", json!({"solver_order": 4}), "solver_order");
     refused("dpmpp_2m", json!({"variance_type": "learned_range"}), "variance_type");
     refused("dpmpp_2m", json!({"final_sigmas_type": "one"}), "final_sigmas_type");
@@ -303,6 +359,7 @@ fn settings_that_nothing_here_does_are_refused_by_name() {
 fn many_configurations_end_where_diffusers_ends() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/samplers.json");
     let runs: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut off = Vec::new();
     for recorded in runs.as_array().unwrap() {
         let integer = |field: &str| recorded[field].as_u64().unwrap() as usize;
         let numbers = |field: &str| -> Vec<f64> {
@@ -310,7 +367,8 @@ fn many_configurations_end_where_diffusers_ends() {
         };
         let options = SamplerOptions { steps: integer("steps"), eta: recorded["eta"].as_f64().unwrap() };
         let kind = SamplerKind::find(recorded["name"].as_str().unwrap()).unwrap();
-        let mut sampler = kind.build(&recorded["config"], options).unwrap();
+        let betas = json!({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012});
+        let mut sampler = kind.build(&with(betas, &recorded["config"]), options).unwrap();
         let timesteps = numbers("timesteps");
         assert_eq!(sampler.timesteps().len(), timesteps.len(), "{recorded}");
         for (ours, theirs) in sampler.timesteps().iter().zip(timesteps) {
@@ -336,7 +394,12 @@ fn many_configurations_end_where_diffusers_ends() {
         let largest = trajectory.concat().iter().fold(1.0f32, |largest, x| largest.max(x.abs()));
         for (theirs, index) in numbers("final").into_iter().zip([0, 21, 42, 63]) {
             let difference = (f64::from(last[index]) - theirs).abs();
-            assert!(difference < 2e-6 * f64::from(largest), "{difference} of {largest}: {recorded}");
+            // diffusers' Heun gets its derivative from the picture and divides the rounding by sigma, down to 0.03.
+            let tolerance = if kind.name.starts_with("heun") { 1e-5 } else { 2e-6 };
+            if difference > tolerance * f64::from(largest) {
+                off.push(format!("{difference} of {largest}: {recorded}"));
+            }
         }
     }
+    assert!(off.is_empty(), "{}", off.join("\n"));
 }

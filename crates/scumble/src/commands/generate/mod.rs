@@ -73,7 +73,10 @@ struct PaintingOptions {
     /// How closely to follow the text; 1 is without guidance
     #[arg(short, long, value_name = "NUMBER", default_value_t = 7.5)]
     guidance: f64,
-    /// ddim, pndm, euler, euler_karras, euler_a, dpmpp_2m or dpmpp_2m_karras [default: the base's own]
+    /// One of ddim, ddpm, pndm, euler, euler_karras, euler_exponential, euler_a, heun, heun_karras, heun_exponential,
+    /// lms, lms_karras, lms_exponential, dpmpp_2m, dpmpp_2m_karras, dpmpp_2m_exponential, dpmpp_2m_sde,
+    /// dpmpp_2m_sde_karras, dpmpp_2m_sde_exponential, unipc, unipc_karras, unipc_exponential, lcm
+    /// [default: the base's own]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
     /// The noise to start from; picture n of several uses seed + n
