@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench, completions, generate, probe, train};
+use crate::commands::{bench, completions, convert, generate, probe, train};
 use crate::terminal::{ColorChoice, Verbosity};
 
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
@@ -68,6 +68,8 @@ pub enum Command {
     Train(Box<train::TrainArgs>),
     /// Paint pictures from a text, with any adapters
     Generate(Box<generate::GenerateArgs>),
+    /// Rewrite an adapter, an embedding or a checkpoint in another spelling
+    Convert(Box<convert::ConvertArgs>),
     /// Run one component on tensors from a file, to compare implementations
     #[command(subcommand)]
     Probe(probe::ProbeCommand),

@@ -9,6 +9,7 @@ mod collect;
 pub mod encode;
 mod file;
 mod guess;
+mod kind;
 mod kohya;
 mod old_diffusers;
 mod original;
@@ -32,6 +33,8 @@ pub use collect::{read_as, read_source};
 pub use encode::Encoded;
 pub use file::{Loaded, load_adapter, save_adapter};
 pub use guess::family_of_width;
+pub use kind::FileKind;
+pub use original_list::is_list as is_adapter_file;
 pub use report::{Leftover, LoadReport};
 pub use source::MemorySource;
 

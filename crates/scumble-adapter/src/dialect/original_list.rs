@@ -27,7 +27,7 @@ pub(super) struct Lists {
 }
 
 /// Whether a file is one of these: a list of tensors, or tokens in a file of that name.
-pub(super) fn is_list(path: &Path, source: &dyn TensorSource) -> bool {
+pub fn is_list(path: &Path, source: &dyn TensorSource) -> bool {
     ends_with(path, TOKEN_ENDING) || list_length(source).is_some()
 }
 

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod completions;
+pub mod convert;
 pub mod generate;
 mod model;
 pub mod probe;
@@ -17,6 +18,7 @@ pub fn run(context: &Context, command: Command) -> Result {
     match command {
         Command::Train(args) => train::run(context, &args),
         Command::Generate(args) => generate::run(context, &args),
+        Command::Convert(args) => convert::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
         Command::Completions(args) => completions::run(context, &args),
