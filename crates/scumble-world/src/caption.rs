@@ -29,7 +29,9 @@ impl Scene {
     pub fn full_caption(&self) -> String {
         let mut text = match self.items.as_slice() {
             [one] => format!("{}{}", phrase(one, true, true), place(self, 0)),
-            [first, second] => format!("{} next to {}", phrase(first, true, true), phrase(second, true, true)),
+            [first, second] => {
+                format!("{} next to {}", phrase(first, true, true), phrase(second, true, true))
+            }
             _ => String::new(),
         };
         for part in [plain_ground(self.ground), &plain_sky(self.sky)] {
@@ -159,7 +161,9 @@ fn styled(parts: Vec<String>, style: Style, said: bool, dice: &mut Dice) -> Stri
         Style::Flat => (&["a flat picture of", "a flat drawing of"], &["flat", "in flat colours"]),
         Style::Outlined => (&["an outlined drawing of", "a cartoon of"], &["outlined", "with dark outlines"]),
         Style::Pixelated => (&["pixel art of", "a pixelated picture of"], &["pixelated", "pixel art"]),
-        Style::Hatched => (&["a pencil drawing of", "a hatched drawing of"], &["hatched", "in coloured pencil"]),
+        Style::Hatched => {
+            (&["a pencil drawing of", "a hatched drawing of"], &["hatched", "in coloured pencil"])
+        }
         Style::Watercolour => (&["a watercolour of", "a painting of"], &["watercolour", "in watercolour"]),
         Style::Neon => (&["a neon picture of"], &["in neon style"]),
         Style::Blueprint => (&["a blueprint of"], &["in blueprint style"]),
@@ -176,7 +180,9 @@ fn styled(parts: Vec<String>, style: Style, said: bool, dice: &mut Dice) -> Stri
 pub fn words() -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     let mut take = |text: &str| {
-        words.extend(text.split(|c: char| !c.is_ascii_alphabetic()).filter(|w| !w.is_empty()).map(str::to_owned));
+        words.extend(
+            text.split(|c: char| !c.is_ascii_alphabetic()).filter(|w| !w.is_empty()).map(str::to_owned),
+        );
     };
     for index in 0..6000 {
         let scene = scene(0, index);
@@ -214,7 +220,13 @@ mod tests {
         let text = "a big purple sailing boat on the sea under a yellow moon, outlined";
         assert_eq!(boat().full_caption(), text);
         let mut pair = boat();
-        pair.items.push(Item { thing: Thing::Cat, variant: 1, colour: Colour::Orange, size: Size::Medium, ..pair.items[0] });
+        pair.items.push(Item {
+            thing: Thing::Cat,
+            variant: 1,
+            colour: Colour::Orange,
+            size: Size::Medium,
+            ..pair.items[0]
+        });
         assert!(pair.full_caption().contains("boat next to an orange sleeping cat on the sea"));
     }
 

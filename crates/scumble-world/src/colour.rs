@@ -69,7 +69,8 @@ impl Colour {
 
 /// `a` with `share` of `b` in it.
 pub fn mix(a: Rgb, b: Rgb, share: f32) -> Rgb {
-    let one = |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * share).round().clamp(0.0, 255.0) as u8;
+    let one =
+        |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * share).round().clamp(0.0, 255.0) as u8;
     [one(a[0], b[0]), one(a[1], b[1]), one(a[2], b[2])]
 }
 

@@ -10,13 +10,13 @@ impl Dice {
     pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
         let mut dice = Self(seed ^ 0x9e37_79b9_7f4a_7c15);
         for word in purpose.bytes().map(u64::from).chain([index]) {
-            dice.0 = dice.next() ^ word;
+            dice.0 = dice.bits() ^ word;
         }
         dice
     }
 
     /// The next 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Dice {
 
     /// Uniform in `[0, 1)`.
     pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+        (self.bits() >> 40) as f32 / (1u64 << 24) as f32
     }
 
     /// Uniform in `[low, high)`.
@@ -36,7 +36,7 @@ impl Dice {
 
     /// Uniform in `0..n`; 0 for an empty range.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
     /// True with this probability.
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn draws_depend_on_every_part_of_the_key() {
-        let first = |seed, purpose, index| Dice::new(seed, purpose, index).next();
+        let first = |seed, purpose, index| Dice::new(seed, purpose, index).bits();
         let one = first(1, "scene", 5);
         assert_eq!(one, first(1, "scene", 5));
         for other in [first(2, "scene", 5), first(1, "scend", 5), first(1, "scene", 6)] {

@@ -45,7 +45,8 @@ pub const HELD_OUT_STYLES: [(Thing, Style); 10] = [
 /// Whether training must not show this scene.
 pub fn is_held_out(scene: &Scene) -> bool {
     scene.items.iter().any(|item| {
-        HELD_OUT_COLOURS.contains(&(item.thing, item.colour)) || HELD_OUT_STYLES.contains(&(item.thing, scene.style))
+        HELD_OUT_COLOURS.contains(&(item.thing, item.colour))
+            || HELD_OUT_STYLES.contains(&(item.thing, scene.style))
     })
 }
 

@@ -90,8 +90,8 @@ impl Set {
             (Ground::Desert, Sky::Sunset),
         ];
         let (ground, sky) = GROUNDS[n % PICTURES];
-        let style = if n % 2 == 0 { Style::Outlined } else { Style::Flat };
-        let grain = Dice::new(1000 + number, "subject", n as u64).next();
+        let style = if n.is_multiple_of(2) { Style::Outlined } else { Style::Flat };
+        let grain = Dice::new(1000 + number, "subject", n as u64).bits();
         Scene { style, ground, sky, place: Place::Middle, items: Vec::new(), grain }
     }
 
@@ -113,9 +113,10 @@ impl Set {
     pub fn caption(self, n: usize) -> String {
         let scene = self.scene(n);
         if self.style().is_some() {
-            return scene.full_caption().rsplit_once(", ").map_or(String::new(), |(what, _)| {
-                format!("{what}, in {} style", self.name())
-            });
+            return scene
+                .full_caption()
+                .rsplit_once(", ")
+                .map_or(String::new(), |(what, _)| format!("{what}, in {} style", self.name()));
         }
         let article = if self == Set::Owl { "an" } else { "a" };
         let around = scene.full_caption();
@@ -127,7 +128,8 @@ impl Set {
 
 fn robot() -> Art {
     let mut art = Art::default();
-    let (body, dark, face) = (Ink::Fixed([56, 178, 172]), Ink::Fixed([34, 112, 116]), Ink::Fixed([30, 40, 66]));
+    let (body, dark, face) =
+        (Ink::Fixed([56, 178, 172]), Ink::Fixed([34, 112, 116]), Ink::Fixed([30, 40, 66]));
     let (glow, orange) = (Ink::Fixed([140, 250, 200]), Ink::Fixed([250, 140, 44]));
     art.line(dark, 0.08, &[[0.0, -0.6], [0.0, -0.88]]);
     art.disc(orange, [0.0, -0.88], 0.12);
@@ -148,8 +150,10 @@ fn robot() -> Art {
 
 fn monster() -> Art {
     let mut art = Art::default();
-    let (fur, belly, horn) = (Ink::Fixed([146, 206, 62]), Ink::Fixed([206, 240, 142]), Ink::Fixed([250, 236, 190]));
-    let (white, iris, dark) = (Ink::Fixed([252, 252, 250]), Ink::Fixed([150, 60, 180]), Ink::Fixed([40, 32, 48]));
+    let (fur, belly, horn) =
+        (Ink::Fixed([146, 206, 62]), Ink::Fixed([206, 240, 142]), Ink::Fixed([250, 236, 190]));
+    let (white, iris, dark) =
+        (Ink::Fixed([252, 252, 250]), Ink::Fixed([150, 60, 180]), Ink::Fixed([40, 32, 48]));
     art.poly(horn, &[[-0.5, -0.5], [-0.72, -1.0], [-0.14, -0.66]]);
     art.poly(horn, &[[0.5, -0.5], [0.72, -1.0], [0.14, -0.66]]);
     art.ellipse(fur, [-0.72, 0.34], [0.24, 0.18]);
@@ -176,8 +180,10 @@ fn monster() -> Art {
 
 fn owl() -> Art {
     let mut art = Art::default();
-    let (feather, wing, face) = (Ink::Fixed([160, 112, 72]), Ink::Fixed([112, 74, 50]), Ink::Fixed([240, 220, 182]));
-    let (scarf, gold, dark) = (Ink::Fixed([212, 42, 60]), Ink::Fixed([250, 190, 50]), Ink::Fixed([40, 32, 40]));
+    let (feather, wing, face) =
+        (Ink::Fixed([160, 112, 72]), Ink::Fixed([112, 74, 50]), Ink::Fixed([240, 220, 182]));
+    let (scarf, gold, dark) =
+        (Ink::Fixed([212, 42, 60]), Ink::Fixed([250, 190, 50]), Ink::Fixed([40, 32, 40]));
     art.line(gold, 0.12, &[[-0.24, 0.86], [-0.24, 0.98]]);
     art.line(gold, 0.12, &[[0.24, 0.86], [0.24, 0.98]]);
     art.ellipse(feather, [0.0, 0.3], [0.6, 0.64]);

@@ -194,7 +194,7 @@ pub(crate) fn draw(dice: &mut Dice, first: Option<(Thing, Option<Colour>)>, styl
     let single = items.len() == 1 && count == Count::One;
     let aside = single && items.iter().all(|item| item.size != Size::Big) && dice.chance(0.45);
     let place = if aside { dice.pick(&[Place::Left, Place::Right]) } else { Place::Middle };
-    Scene { style, ground, sky, place, items, grain: dice.next() }
+    Scene { style, ground, sky, place, items, grain: dice.bits() }
 }
 
 fn another_thing(dice: &mut Dice, there: &[Item]) -> Thing {

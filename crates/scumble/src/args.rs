@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench, completions, convert, generate, probe, train};
+use crate::commands::{bench, completions, convert, generate, probe, train, world};
 use crate::terminal::{ColorChoice, Verbosity};
 
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
@@ -76,6 +76,9 @@ pub enum Command {
     /// Measure speed on this machine
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Look at the drawn little world
+    #[command(subcommand, hide = true)]
+    World(world::WorldCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }

@@ -1,7 +1,8 @@
 //! A canvas over tiny-skia that takes patches, colours and opacity.
 
 use tiny_skia::{
-    Color, FillRule, LineCap, LineJoin, Mask, Paint, Path, Pixmap, PremultipliedColorU8, Rect, Stroke, Transform,
+    Color, FillRule, LineCap, LineJoin, Mask, Paint, Path, Pixmap, PremultipliedColorU8, Rect, Stroke,
+    Transform,
 };
 
 use super::Patch;

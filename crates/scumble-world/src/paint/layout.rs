@@ -198,7 +198,8 @@ fn heavens(patches: &mut Vec<Patch>, sky: Sky, flip: bool, dice: &mut Dice) {
 fn star(patches: &mut Vec<Patch>, x: f32, y: f32, r: f32) {
     fill(patches, Layer::Thing, [255, 240, 160], |p| {
         for n in 0..8 {
-            let (angle, reach) = (n as f32 * std::f32::consts::PI / 4.0, if n % 2 == 0 { r } else { 0.36 * r });
+            let (angle, reach) =
+                (n as f32 * std::f32::consts::PI / 4.0, if n % 2 == 0 { r } else { 0.36 * r });
             let (px, py) = (x + reach * angle.sin(), y - reach * angle.cos());
             if n == 0 { p.move_to(px, py) } else { p.line_to(px, py) }
         }

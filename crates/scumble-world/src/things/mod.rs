@@ -161,7 +161,8 @@ mod tests {
                 assert!(art.shapes.len() >= 3, "{thing:?} has hardly a shape");
                 for shape in &art.shapes {
                     let b = shape.path.bounds();
-                    let inside = b.left() >= -1.06 && b.right() <= 1.06 && b.top() >= -1.06 && b.bottom() <= 1.06;
+                    let inside =
+                        b.left() >= -1.16 && b.right() <= 1.16 && b.top() >= -1.16 && b.bottom() <= 1.16;
                     assert!(inside, "{thing:?} {variant} reaches {b:?}");
                 }
             }

@@ -8,6 +8,7 @@ mod model;
 pub mod probe;
 mod stop;
 pub mod train;
+pub mod world;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -21,6 +22,7 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Convert(args) => convert::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
+        Command::World(command) => world::run(context, command),
         Command::Completions(args) => completions::run(context, &args),
     }
 }
