@@ -11,8 +11,12 @@ pub mod attach;
 pub mod create;
 pub mod dialect;
 pub mod error;
+pub mod linalg;
+pub mod merge;
 pub mod names;
+pub mod parallel;
 pub mod positional;
+pub mod rank;
 pub mod select;
 pub mod table;
 

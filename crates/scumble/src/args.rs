@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench, completions, convert, generate, probe, train, world};
+use crate::commands::{bench, completions, convert, generate, merge, probe, train, world};
 use crate::terminal::{ColorChoice, Verbosity};
 
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
@@ -70,6 +70,8 @@ pub enum Command {
     Generate(Box<generate::GenerateArgs>),
     /// Rewrite an adapter, an embedding or a checkpoint in another spelling
     Convert(Box<convert::ConvertArgs>),
+    /// Make one adapter of several
+    Merge(Box<merge::MergeArgs>),
     /// Run one component on tensors from a file, to compare implementations
     #[command(subcommand)]
     Probe(probe::ProbeCommand),

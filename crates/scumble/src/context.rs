@@ -23,6 +23,12 @@ impl Context {
         Self { global, terminal }
     }
 
+    /// How many threads to use for work that is cut up by hand.
+    pub fn threads(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        self.global.threads.map_or_else(all, std::num::NonZeroUsize::get)
+    }
+
     /// The backend for the chosen device and threads.
     pub fn backend(&self) -> Result<Arc<dyn Backend>> {
         self.backend_with(self.global.threads.map(std::num::NonZeroUsize::get))

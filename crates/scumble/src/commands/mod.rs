@@ -1,9 +1,12 @@
 //! One file a verb: its options, and the call into the libraries.
 
+mod adapter_files;
 pub mod bench;
 pub mod completions;
 pub mod convert;
 pub mod generate;
+mod losses;
+pub mod merge;
 mod model;
 pub mod probe;
 mod stop;
@@ -20,6 +23,7 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Train(args) => train::run(context, &args),
         Command::Generate(args) => generate::run(context, &args),
         Command::Convert(args) => convert::run(context, &args),
+        Command::Merge(args) => merge::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
         Command::World(command) => world::run(context, command),

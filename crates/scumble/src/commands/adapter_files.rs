@@ -1,0 +1,252 @@
+//! Adapter files in and out, for the commands that make one adapter of others: which base they are for, which dialect
+//! and element type the result has.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use scumble_adapter::architecture::{Architecture, table_of};
+use scumble_adapter::dialect::{
+    self, Dialect, Loaded, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter, save_adapter,
+};
+use scumble_adapter::{Adapter, AdapterError, ModuleTable};
+use scumble_tensor::DType;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::commands::model;
+use crate::failure::{Failure, Result};
+
+/// The base that adapters were made for.
+#[derive(Args)]
+#[command(next_help_heading = "Adapters")]
+pub struct WhichBase {
+    /// The base they were made for: sd1, sd2, or a model's folder, file or name on the Hub [default: looked up in the files]
+    #[arg(long = "for", value_name = "BASE")]
+    pub base: Option<String>,
+    /// Use what fits of a file that does not fit whole
+    #[arg(long)]
+    pub allow_partial: bool,
+}
+
+/// How the result is written.
+#[derive(Args)]
+#[command(next_help_heading = "Result")]
+pub struct OutputOptions {
+    /// kohya, peft or original [default: as the input, else kohya]
+    #[arg(long, value_name = "DIALECT")]
+    pub format: Option<String>,
+    /// Element type of the factors: f32, f16 or bf16 [default: as the input]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<String>,
+    /// Learned tokens where the dialect has no usual place for them: refuse, bundle (some readers understand) or omit
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    pub tokens: TokenChoice,
+    /// Replace the file if it is there already
+    #[arg(long)]
+    pub force: bool,
+    /// Print what was done to every module as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TokenChoice {
+    /// Refuse to write.
+    Refuse,
+    /// Into the file, as some readers understand.
+    Bundle,
+    /// Leave them out.
+    Omit,
+}
+
+/// A loaded file.
+pub struct LoadedFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds.
+    pub loaded: Loaded,
+    /// Of the whole file.
+    pub sha256: String,
+}
+
+impl LoadedFile {
+    /// Its name without folder.
+    pub fn name(&self) -> String {
+        self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+}
+
+impl WhichBase {
+    /// All the files, and the modules of the base that all of them are for.
+    pub fn load_all(&self, paths: &[PathBuf]) -> Result<(ModuleTable, Vec<LoadedFile>)> {
+        let options = ReadOptions { partial: self.allow_partial };
+        let candidates = match self.base.as_deref() {
+            Some(base) => vec![table_for(base)?],
+            None => vec![Architecture::Sd1.table()?, Architecture::Sd2.table()?],
+        };
+        let first = paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+        let table = choose(candidates, first)?;
+        let files = paths.iter().map(|path| {
+            let loaded = load_adapter(path, &table, options).map_err(|error| self.explain(error))?;
+            Ok(LoadedFile { path: path.clone(), loaded, sha256: sha256(path)? })
+        });
+        let files = files.collect::<Result<Vec<_>>>()?;
+        Ok((table, files))
+    }
+}
+
+impl WhichBase {
+    /// A file that fits none of the published bases may be for another one.
+    fn explain(&self, error: AdapterError) -> Failure {
+        let fits_nowhere = matches!(error, AdapterError::Unmatched { .. }) && self.base.is_none();
+        let failure = Failure::from(error);
+        match fits_nowhere {
+            true => failure.hint("for adapters of a base of another size, name it with --for"),
+            false => failure,
+        }
+    }
+}
+
+/// The first of the tables that the file fits whole; if there is none, the first, whose refusal says most.
+fn choose(tables: Vec<ModuleTable>, file: &Path) -> Result<ModuleTable> {
+    let strict = ReadOptions { partial: false };
+    let is_alone = tables.len() == 1;
+    let mut first = None;
+    for table in tables {
+        if is_alone || load_adapter(file, &table, strict).is_ok() {
+            return Ok(table);
+        }
+        first.get_or_insert(table);
+    }
+    first.ok_or_else(|| Failure::new("there is no base to choose from"))
+}
+
+/// The modules of a base by name of its family, or by its files.
+pub fn table_for(base: &str) -> Result<ModuleTable> {
+    match base.to_ascii_lowercase().as_str() {
+        "sd1" | "sd15" | "sd1.5" => return Ok(Architecture::Sd1.table()?),
+        "sd2" | "sd21" | "sd2.1" => return Ok(Architecture::Sd2.table()?),
+        _ => {}
+    }
+    let folder = Path::new(base);
+    if folder.is_dir() {
+        let config = |part: &str| -> Result<Option<Value>> {
+            let path = folder.join(part).join("config.json");
+            if !path.exists() {
+                return Ok(None);
+            }
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| Failure::new(format!("cannot read `{}`: {error}", path.display())))?;
+            let value = serde_json::from_str(&text)
+                .map_err(|error| Failure::new(format!("`{}` is no JSON: {error}", path.display())))?;
+            Ok(Some(value))
+        };
+        let (unet, text) = (config("unet")?, config("text_encoder")?);
+        if unet.is_none() && text.is_none() {
+            return Err(Failure::new(format!(
+                "`{base}` has neither unet/config.json nor text_encoder/config.json"
+            ))
+            .hint("name a diffusers folder, a single file, or a family: sd1, sd2"));
+        }
+        return Ok(table_of(unet.as_ref(), text.as_ref())?);
+    }
+    let files = model::open(base)?;
+    Ok(table_of(Some(&files.unet.config), Some(&files.text_encoder.config))?)
+}
+
+/// The dialect asked for, or that of the files if they agree and it is written, else kohya.
+pub fn dialect(name: Option<&str>, files: &[LoadedFile]) -> Result<&'static dyn Dialect> {
+    let names = || dialect::writable().iter().map(|dialect| dialect.name()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = name {
+        let dialect = by_name(name).filter(|dialect| dialect.is_writable());
+        return dialect
+            .ok_or_else(|| Failure::usage(format!("no dialect `{name}` is written; there are {}", names())));
+    }
+    let found: BTreeSet<&str> = files.iter().map(|file| file.loaded.report.dialect).collect();
+    let common = found.first().filter(|_| found.len() == 1).and_then(|name| by_name(name));
+    let chosen = common.filter(|dialect| dialect.is_writable()).or_else(|| by_name("kohya"));
+    chosen.ok_or_else(|| Failure::new("no dialect can be written"))
+}
+
+/// The element type of a name.
+pub fn dtype(name: Option<&str>) -> Result<Option<DType>> {
+    match name.map(str::to_ascii_lowercase).as_deref() {
+        None => Ok(None),
+        Some("f32" | "fp32" | "float32") => Ok(Some(DType::F32)),
+        Some("f16" | "fp16" | "float16") => Ok(Some(DType::F16)),
+        Some("bf16" | "bfloat16") => Ok(Some(DType::BF16)),
+        Some(other) => Err(Failure::usage(format!(
+            "`{other}` is no element type of adapters; there are f32, f16 and bf16"
+        ))),
+    }
+}
+
+/// How many modules several adapters have together.
+pub fn count_modules<'a>(adapters: impl Iterator<Item = &'a Adapter>) -> usize {
+    adapters.flat_map(|adapter| adapter.modules.keys()).collect::<BTreeSet<_>>().len()
+}
+
+impl OutputOptions {
+    /// Errors if the result has no place.
+    pub fn check_target(&self, out: &Path) -> Result<()> {
+        if out.is_dir() {
+            return Err(Failure::new(format!("`{}` is a folder", out.display())).hint("name a file"));
+        }
+        if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
+            return Err(Failure::new(format!("`{}` does not end in .safetensors", out.display()))
+                .hint("adapters are written as safetensors; name such a file"));
+        }
+        if out.exists() && !self.force {
+            return Err(Failure::new(format!("`{}` is there already", out.display()))
+                .hint("choose another --out, or pass --force to replace it"));
+        }
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) {
+            return Err(Failure::new(format!("there is no folder for `{}`", out.display())));
+        }
+        Ok(())
+    }
+
+    /// Writes an adapter.
+    pub fn write(
+        &self,
+        out: &Path,
+        adapter: &Adapter,
+        table: &ModuleTable,
+        dialect: &dyn Dialect,
+    ) -> Result<()> {
+        let tokens = match self.tokens {
+            TokenChoice::Refuse => TokenPolicy::Refuse,
+            TokenChoice::Bundle => TokenPolicy::Bundle,
+            TokenChoice::Omit => TokenPolicy::Omit,
+        };
+        let options = WriteOptions { tokens, ..WriteOptions::default() };
+        save_adapter(out, adapter, table, dialect, &options).map_err(|error| {
+            let about_tokens = matches!(error, AdapterError::CannotHold { .. }) && !adapter.tokens.is_empty();
+            let failure = Failure::from(error);
+            match about_tokens && self.tokens == TokenChoice::Refuse {
+                true => failure.hint(
+                    "--format original keeps tokens in the file; --tokens bundle or omit says what to do otherwise",
+                ),
+                false => failure,
+            }
+        })
+    }
+}
+
+/// SHA-256 of a whole file, as hexadecimal digits.
+fn sha256(path: &Path) -> Result<String> {
+    let fail = |error: std::io::Error| Failure::new(format!("cannot read `{}`: {error}", path.display()));
+    let mut file = File::open(path).map_err(fail)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
