@@ -17,6 +17,7 @@ pub mod names;
 pub mod parallel;
 pub mod positional;
 pub mod rank;
+pub mod resize;
 pub mod select;
 pub mod table;
 

@@ -1,14 +1,18 @@
 //! Merging against the recorded results of the original tool and of dense arithmetic, and its laws on random adapters.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::collections::BTreeMap;
 
 use common::{difference, fixture, shared, table};
+use scumble_adapter::adapter::{Axis, Change, HadamardFactors, HadamardSide, Magnitude, ModuleFactors};
+use scumble_adapter::architecture::Architecture;
 use scumble_adapter::dialect::{ReadOptions, load_adapter};
 use scumble_adapter::merge::{Input, MergeOptions, Merged, Mode, Weights, merge};
 use scumble_adapter::rank::RankRule;
-use scumble_adapter::{Adapter, ModuleTable, architecture::Architecture};
+use scumble_adapter::{Adapter, Module, ModuleKind, ModuleTable};
 use scumble_cpu::CpuBackend;
 use scumble_model::files::{SafetensorsFile, TensorSource};
 use scumble_tensor::rng::stream;
@@ -293,4 +297,70 @@ fn what_cannot_be_merged_is_refused_with_reasons() {
     let inputs = [Input { name: "x".into(), adapter: large[0].0, weights: large[0].1.clone() }];
     let message = merge(&inputs, tiny, &half, &backend, &|_| ()).unwrap_err().to_string();
     assert!(message.contains("too large for f16"), "{message}");
+}
+
+/// Every kind, on modules that two adapters share or not.
+#[test]
+fn other_kinds_are_summed_through_their_deltas() {
+    let path = |name: &str| format!("unet.down_blocks.0.{name}");
+    let layer = Module { path: path("resnets.0.norm1"), kind: ModuleKind::Norm, inputs: 32, outputs: 32 };
+    let table = ModuleTable::new(table("tiny-sd1").modules().iter().cloned().chain([layer]));
+    let attention = path("attentions.0.transformer_blocks.0.attn1.to_q");
+    let (conv, norm) = (path("resnets.0.conv1"), path("resnets.0.norm1"));
+    let random = |name: &str, dims: &[usize]| stream(9, name).randn_tensor(dims).unwrap();
+    let module = |path: &str, change: Option<Change>, bias: Option<Tensor>| {
+        ModuleFactors::new(path, change, bias, None)
+    };
+    let side = |a: &str, outputs: usize, columns: usize| HadamardSide {
+        a: random(a, &[outputs, 2]),
+        b: random(&format!("{a}b"), &[2, columns]),
+        core: None,
+    };
+    let loha = HadamardFactors::new(&attention, [side("w1", 32, 32), side("w2", 32, 32)], 1.0).unwrap();
+    let mut a = Adapter::default();
+    a.modules.insert(attention.clone(), Change::Hadamard(loha).into());
+    let full = Change::Full(random("diff", &[32, 32, 3, 3]));
+    a.modules.insert(conv.clone(), module(&conv, Some(full), Some(random("bias", &[32]))).unwrap());
+    let scale = || Some(Change::Full(random("norm", &[32])));
+    a.modules.insert(norm.clone(), module(&norm, scale(), None).unwrap());
+    let mut b = Adapter::default();
+    b.insert(&attention, random("down", &[3, 32]), random("up", &[32, 3]), 2.0).unwrap();
+    b.insert(&conv, random("cdown", &[2, 32, 3, 3]), random("cup", &[32, 2, 1, 1]), 2.0).unwrap();
+    b.modules.insert(norm.clone(), module(&norm, scale(), Some(random("shift", &[32]))).unwrap());
+    let inputs = [(&a, Weights::all(0.5)), (&b, Weights::all(2.0))];
+
+    let sum = |path: &str| {
+        let delta =
+            |adapter: &Adapter| adapter.modules[path].delta(path).unwrap().unwrap().to_vec::<f64>().unwrap();
+        delta(&a).iter().zip(&delta(&b)).map(|(a, b)| 0.5 * a + 2.0 * b).collect::<Vec<_>>()
+    };
+    let options = MergeOptions { rank: RankRule::Energy(1.0 - 1e-12), ..mode(Mode::Exact) };
+    let merged = run(&inputs, &table, &options).adapter;
+    for path in [&attention, &conv, &norm] {
+        let found = merged.modules[path].delta(path).unwrap().unwrap().to_vec::<f64>().unwrap();
+        let worst = found.iter().zip(sum(path)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-4, "{path}: {worst:e}");
+    }
+    // LoHa of rank 2 has rank 4, and the pair has rank 3.
+    assert_eq!(merged.modules[&attention].low_rank().unwrap().rank(), 7);
+    let bias = |path: &str| merged.modules[path].bias().unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(bias(&conv)[3], 0.5 * random("bias", &[32]).to_vec::<f32>().unwrap()[3]);
+    assert_eq!(bias(&norm)[3], 2.0 * random("shift", &[32]).to_vec::<f32>().unwrap()[3]);
+
+    let backend = CpuBackend::new(Some(1)).unwrap();
+    let refused = |options: &MergeOptions, adapters: [&Adapter; 2]| {
+        let inputs = adapters.map(|adapter| Input { name: "x".into(), adapter, weights: Weights::all(0.5) });
+        merge(&inputs, &table, options, &backend, &|_| ()).unwrap_err().to_string()
+    };
+    let message = refused(&mode(Mode::Concat), [&a, &b]);
+    assert!(message.contains("LoHa cannot be concatenated"), "{message}");
+    let message = refused(&mode(Mode::Exact), [&a, &b]);
+    assert!(message.contains("give a rank"), "{message}");
+    let mut dora = b.clone();
+    let pair = b.modules[&attention].change().cloned();
+    let magnitude = Magnitude::new(&attention, &random("m", &[32]), Axis::Output).unwrap();
+    let decorated = ModuleFactors::new(&attention, pair, None, Some(magnitude)).unwrap();
+    dora.modules.insert(attention.clone(), decorated);
+    let message = refused(&options, [&b, &dora]);
+    assert!(message.contains("DoRA in input 2"), "{message}");
 }

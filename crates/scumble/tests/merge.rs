@@ -1,5 +1,7 @@
 //! `scumble merge` from outside.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
 mod common;
 
 use std::path::Path;

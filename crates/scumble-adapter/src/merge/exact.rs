@@ -90,6 +90,17 @@ pub(crate) fn shorten(
     let before = up.cols();
     let core = LowRankCore::new(up, down);
     let rank = rule.rank(core.values());
+    take(module, &core, before, rank, scale)
+}
+
+/// The best factors of a decomposed product at `rank`.
+pub(crate) fn take(
+    module: &Module,
+    core: &LowRankCore,
+    before: usize,
+    rank: usize,
+    scale: f32,
+) -> Result<(LowRankFactors, ModuleLoss)> {
     let (up, down) = core.truncated(rank);
     let factors = to_factors(module, &up, &down, scale)?;
     let length = |values: &[f64]| {
@@ -101,7 +112,7 @@ pub(crate) fn shorten(
         rank_before: Some(before),
         rank: factors.rank(),
         norm: length(core.values()),
-        error: length(&core.values()[rank..]),
+        error: length(&core.values()[rank.min(core.values().len())..]),
     };
     Ok((factors, loss))
 }

@@ -23,7 +23,9 @@ fn folded(module: &Module, term: &Term<'_>, purpose: &'static str) -> Result<Fol
     let Some(Change::LowRank(pair)) = term.change() else {
         return Err(AdapterError::Kind { module: module.path.clone(), kind: term.factors.kind(), purpose });
     };
-    let pair = pair.shaped_for(module).map_err(|what| AdapterError::Factors { module: module.path.clone(), what })?;
+    let pair = pair
+        .shaped_for(module)
+        .map_err(|what| AdapterError::Factors { module: module.path.clone(), what })?;
     let pair = pair.to_dtype(DType::F32)?.with_scale_folded(&module.path)?;
     Ok(Folded { up: pair.up().clone(), down: pair.down().clone(), rank: pair.rank() })
 }

@@ -188,7 +188,8 @@ pub fn merge(
         Ok((module.path.clone(), factors, loss))
     })?;
     let tokens = tokens::gather(inputs, options.mode)?;
-    let (mut adapter, mut report) = (Adapter { metadata: common_metadata(inputs), ..tokens.adapter }, LossReport::default());
+    let (mut adapter, mut report) =
+        (Adapter { metadata: common_metadata(inputs), ..tokens.adapter }, LossReport::default());
     for (path, factors, loss) in merged {
         adapter.modules.extend(factors.map(|factors| (path, factors)));
         report.modules.extend(loss);

@@ -67,7 +67,9 @@ fn has(adapter: &Adapter, token: &str) -> bool {
 fn same(a: &Adapter, b: &Adapter, token: &str) -> Result<bool> {
     for (a, b) in [(&a.tokens, &b.tokens), (&a.tokens_2, &b.tokens_2)] {
         let equal = match (a.get(token), b.get(token)) {
-            (Some(a), Some(b)) => a.dims() == b.dims() && a.dtype() == b.dtype() && a.bytes()? == b.bytes()?,
+            (Some(a), Some(b)) => {
+                a.dims() == b.dims() && a.dtype() == b.dtype() && a.bytes()? == b.bytes()?
+            }
             (None, None) => true,
             _ => false,
         };
