@@ -137,6 +137,20 @@ impl Attached {
         }
     }
 
+    /// Changes the strength of each module, by its path; it holds from the next call on.
+    pub fn set_strengths(&self, strength: impl Fn(&str) -> f32) {
+        for item in &self.mounted {
+            let path = format!("{}.{}", item.tower.prefix(), item.projection.path());
+            item.branch.set_scale(item.scale * strength(&path));
+        }
+    }
+
+    /// The paths of the modules it sits on.
+    pub fn paths(&self) -> Vec<String> {
+        let path = |item: &Mounted| format!("{}.{}", item.tower.prefix(), item.projection.path());
+        self.mounted.iter().map(path).collect()
+    }
+
     /// Takes the branches off.
     pub fn detach(self) {
         for item in self.mounted {

@@ -3,7 +3,7 @@
 //! * [`files`]: weight files in, weight files out; nothing in them is executed.
 //! * [`nn`]: the layers, the loader that accounts for every tensor, and the place where adapters attach.
 //! * [`text_encoder`], [`unet`], [`vae`]: the three networks.
-//! * [`tokenizer`]: text to ids.
+//! * [`tokenizer`]: text to ids; [`prompt`]: weights, breaks and chunks.
 //! * [`schedule`], [`scheduler_config`], [`sampler`]: how much noise when, and how to take it away again.
 //! * [`pipeline`]: from text to picture with all of these.
 //!
@@ -14,6 +14,7 @@ mod error;
 pub mod files;
 pub mod nn;
 pub mod pipeline;
+pub mod prompt;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduler_config;

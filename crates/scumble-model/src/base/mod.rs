@@ -161,6 +161,27 @@ impl BaseFiles {
     }
 }
 
+impl BaseFiles {
+    /// Whether the UNet takes mask and masked picture beside the latents: a model for inpainting.
+    pub fn is_inpainting(&self) -> bool {
+        let size = |component: &Component, key: &str| config_size(component, key).ok();
+        let (channels, latent) = (size(&self.unet, "in_channels"), size(&self.vae, "latent_channels"));
+        channels.zip(latent).is_some_and(|(channels, latent)| channels == 2 * latent + 1)
+    }
+
+    /// Refuses a model for inpainting, where only latents are at hand.
+    pub fn require_plain_input(&self) -> Result<()> {
+        if !self.is_inpainting() {
+            return Ok(());
+        }
+        Err(FileError::Unsupported {
+            base: self.name.clone(),
+            reason: "it is an inpainting model (mask and masked picture beside the latents)".into(),
+            hint: "use the text-to-image model of the same family".into(),
+        })
+    }
+}
+
 /// Reads a JSON object.
 fn read_object(path: &Path) -> Result<Value> {
     let text = read_text(path, MAX_CONFIG)?;
@@ -183,15 +204,15 @@ fn config_size(component: &Component, key: &str) -> Result<usize> {
     }
 }
 
-/// Refuses UNets whose input is not what the VAE makes, and says what they are.
+/// Refuses UNets whose input is neither what the VAE makes nor that with mask and masked picture beside it, and says
+/// what they are.
 fn check_input(name: &str, unet: &Component, vae: &Component) -> Result<()> {
     let channels = config_size(unet, "in_channels")?;
     let latent = config_size(vae, "latent_channels")?;
-    if channels == latent {
+    if channels == latent || channels == 2 * latent + 1 {
         return Ok(());
     }
     let kind = match channels {
-        9 => "an inpainting model (mask and masked picture beside the latents)",
         8 => "an instruction model (the picture to change beside the latents)",
         7 => "an upscaling model (the small picture beside the latents)",
         5 => "a depth-guided model (a depth map beside the latents)",

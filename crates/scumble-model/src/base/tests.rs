@@ -315,7 +315,6 @@ fn hostile_configurations_are_named() {
         ("unet/config.json", "{", "JSON"),
         ("vae/config.json", r#"{"latent_channels": "four"}"#, "latent_channels"),
         ("scheduler/scheduler_config.json", r#"{"prediction_type": "magic"}"#, "magic"),
-        ("unet/config.json", r#"{"in_channels": 9}"#, "inpainting"),
         ("unet/config.json", r#"{"in_channels": 5}"#, "depth"),
         ("unet/config.json", r#"{"in_channels": 7}"#, "upscaling"),
         (
@@ -339,6 +338,16 @@ fn hostile_configurations_are_named() {
 }
 
 #[test]
+fn models_for_inpainting_are_known_as_such() {
+    let copy = copy_of_tiny_sd1();
+    assert!(open(copy.path(), &BaseOptions::default()).unwrap().require_plain_input().is_ok());
+    std::fs::write(copy.path().join("unet/config.json"), r#"{"in_channels": 9}"#).unwrap();
+    let files = open(copy.path(), &BaseOptions::default()).unwrap();
+    let error = files.require_plain_input().unwrap_err().to_string();
+    assert!(files.is_inpainting() && error.contains("inpainting"), "{error}");
+}
+
+#[test]
 fn other_architectures_are_recognised() {
     let cases: [(&str, &[usize], &str); 4] = [
         ("conditioner.embedders.0.transformer.x", &[1], "XL"),
@@ -355,7 +364,9 @@ fn other_architectures_are_recognised() {
     }
     let conv_in = "model.diffusion_model.input_blocks.0.0.weight";
     file.set(conv_in, &[32, 9, 3, 3]);
-    assert!(open(&file.write(), &BaseOptions::default()).err().unwrap().to_string().contains("inpainting"));
+    assert!(open(&file.write(), &BaseOptions::default()).unwrap().is_inpainting());
+    file.set(conv_in, &[32, 5, 3, 3]);
+    assert!(open(&file.write(), &BaseOptions::default()).err().unwrap().to_string().contains("depth"));
     file.set(conv_in, &[32, 4]);
     assert!(
         open(&file.write(), &BaseOptions::default()).err().unwrap().to_string().contains("conv_in.weight")

@@ -231,6 +231,17 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Adds one learned word and returns its id; `whole` finds it only where no letter, digit or underscore is beside
+    /// it.
+    pub fn add_word(&mut self, word: &str, whole: bool) -> Result<i64> {
+        let id = self.add_tokens(&[word])?.first().copied().unwrap_or_default();
+        if whole {
+            let token = AddedToken { single_word: true, ..AddedToken::normalized(word) };
+            self.added.insert([(id as u32, token)])?;
+        }
+        Ok(id)
+    }
+
     /// The id of a token: an added one, or an entry of the vocabulary (where word ends read `</w>`).
     pub fn id_of(&self, token: &str) -> Option<i64> {
         self.added.id_of(token).or_else(|| self.bpe.id_of(token)).map(i64::from)

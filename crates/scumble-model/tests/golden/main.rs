@@ -4,6 +4,7 @@
 
 mod common;
 mod configurations;
+mod painting;
 mod pipeline;
 mod text;
 mod unet;

@@ -66,6 +66,7 @@ impl Base {
             hub,
         };
         let files = BaseFiles::open(&config.model, &options)?;
+        files.require_plain_input()?;
         if files.prediction_source == PredictionSource::Assumed && files.family == Family::Sd2 {
             reporter.event(Event::Warning(format!(
                 "`{}` does not say whether it predicts noise or velocity; noise is assumed. If pictures come out as noise, \

@@ -56,6 +56,7 @@ pub fn run(context: &Context, args: &SpecInputArgs) -> Result {
     let spec = read_json(&args.spec)?;
     let settings = Settings::read(&spec)?;
     let files = model::open(&args.base.base)?;
+    files.require_plain_input()?;
     let tokenizer = model::tokenizer(&files)?;
     let text_encoder = model::text_encoder(&files, backend.as_ref())?;
     let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), DType::F32)?;
