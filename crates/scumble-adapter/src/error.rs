@@ -104,6 +104,12 @@ pub enum AdapterError {
         /// What it seems to be made for.
         guess: Option<String>,
     },
+    /// Two models that are not of one kind, so that their difference means nothing.
+    #[error("the models are not of one kind: {}", list(.faults))]
+    DifferentModels {
+        /// One line per tensor: sizes on both sides, or where it is missing.
+        faults: Vec<String>,
+    },
     /// A choice of modules or ranks that cannot work.
     #[error("{what}")]
     Selection {
@@ -140,6 +146,7 @@ impl AdapterError {
             Self::UnknownDialect { .. } => {
                 "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"
             }
+            Self::DifferentModels { .. } => "give the base that the tuned model was made from",
             Self::NeedsBase { .. } => "give the base that the adapter was made for",
             Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",
             _ => return Vec::new(),

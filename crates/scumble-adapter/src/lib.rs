@@ -11,6 +11,7 @@ pub mod attach;
 pub mod create;
 pub mod dialect;
 pub mod error;
+pub mod extract;
 pub mod linalg;
 pub mod merge;
 pub mod names;

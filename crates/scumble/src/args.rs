@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench, completions, convert, generate, merge, probe, train, world};
+use crate::commands::{bench, completions, convert, extract, generate, merge, probe, resize, train, world};
 use crate::terminal::{ColorChoice, Verbosity};
 
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
@@ -72,6 +72,10 @@ pub enum Command {
     Convert(Box<convert::ConvertArgs>),
     /// Make one adapter of several
     Merge(Box<merge::MergeArgs>),
+    /// Make an adapter of what tuning changed in a model
+    Extract(Box<extract::ExtractArgs>),
+    /// Change the rank of an adapter
+    Resize(Box<resize::ResizeArgs>),
     /// Run one component on tensors from a file, to compare implementations
     #[command(subcommand)]
     Probe(probe::ProbeCommand),

@@ -123,6 +123,17 @@ impl Matrix {
         Self::from_fn(self.cols, other.cols, |i, j| dot(self.col(i), other.col(j)))
     }
 
+    /// All elements, column after column.
+    pub fn values(&self) -> &[f64] {
+        &self.data
+    }
+
+    /// Limits every element to `-limit..=limit`.
+    pub fn clamp(&mut self, limit: f64) {
+        let limit = limit.abs();
+        self.data.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+    }
+
     /// Sum of squares of all elements.
     pub fn sum_squares(&self) -> f64 {
         dot(&self.data, &self.data)

@@ -43,6 +43,20 @@ pub(super) fn open(name: &str, folder: &Path, options: &BaseOptions) -> Result<B
     })
 }
 
+/// One part of a folder that may lack others; `None` if it lacks this one.
+pub(super) fn open_single(
+    name: &str,
+    folder: &Path,
+    part: Part,
+    options: &BaseOptions,
+) -> Result<Option<Component>> {
+    check_class(name, folder)?;
+    match listings(folder).into_iter().find(|(listed, files)| *listed == part && !files.is_empty()) {
+        Some((_, files)) => open_part(folder, part, &files, options).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// 2.x differs from 1.x in the UNet by its linear projections and the width of its text states.
 pub(super) fn family_of(unet: &Component) -> Family {
     let linear = unet.config.get("use_linear_projection").and_then(Value::as_bool).unwrap_or(false);

@@ -11,6 +11,7 @@ mod hub;
 mod names;
 mod prediction;
 mod single;
+mod towers;
 mod weights;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::tokenizer::{Pad, Tokenizer, TokenizerError};
 
 pub use hub::HubOptions;
 pub use prediction::PredictionSource;
+pub use towers::TowerFiles;
 
 /// A configuration is a few kilobytes; a tokenizer's vocabulary is not read here.
 const MAX_CONFIG: u64 = 1 << 20;

@@ -41,15 +41,21 @@ pub struct OutputOptions {
     /// Element type of the factors: f32, f16 or bf16 [default: as the input]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<String>,
-    /// Learned tokens where the dialect has no usual place for them: refuse, bundle (some readers understand) or omit
-    #[arg(long, value_name = "WHAT", default_value = "refuse")]
-    pub tokens: TokenChoice,
     /// Replace the file if it is there already
     #[arg(long)]
     pub force: bool,
     /// Print what was done to every module as JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// What happens to learned tokens.
+#[derive(Args)]
+#[command(next_help_heading = "Result")]
+pub struct TokenOptions {
+    /// Learned tokens where the dialect has no usual place for them: refuse, bundle (some readers understand) or omit
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    pub tokens: TokenChoice,
 }
 
 /// What to do with tokens.
@@ -218,8 +224,9 @@ impl OutputOptions {
         adapter: &Adapter,
         table: &ModuleTable,
         dialect: &dyn Dialect,
+        choice: TokenChoice,
     ) -> Result<()> {
-        let tokens = match self.tokens {
+        let tokens = match choice {
             TokenChoice::Refuse => TokenPolicy::Refuse,
             TokenChoice::Bundle => TokenPolicy::Bundle,
             TokenChoice::Omit => TokenPolicy::Omit,
@@ -228,7 +235,7 @@ impl OutputOptions {
         save_adapter(out, adapter, table, dialect, &options).map_err(|error| {
             let about_tokens = matches!(error, AdapterError::CannotHold { .. }) && !adapter.tokens.is_empty();
             let failure = Failure::from(error);
-            match about_tokens && self.tokens == TokenChoice::Refuse {
+            match about_tokens && choice == TokenChoice::Refuse {
                 true => failure.hint(
                     "--format original keeps tokens in the file; --tokens bundle or omit says what to do otherwise",
                 ),

@@ -4,11 +4,13 @@ mod adapter_files;
 pub mod bench;
 pub mod completions;
 pub mod convert;
+pub mod extract;
 pub mod generate;
 mod losses;
 pub mod merge;
 mod model;
 pub mod probe;
+pub mod resize;
 mod stop;
 pub mod train;
 pub mod world;
@@ -24,6 +26,8 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Generate(args) => generate::run(context, &args),
         Command::Convert(args) => convert::run(context, &args),
         Command::Merge(args) => merge::run(context, &args),
+        Command::Extract(args) => extract::run(context, &args),
+        Command::Resize(args) => resize::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
         Command::World(command) => world::run(context, command),

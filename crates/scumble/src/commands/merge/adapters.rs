@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: &MergeArgs, recipe: &Recipe, folder: &Path) 
     let progress = losses::Meter::new(context, modules);
     let mut merged = merge(&inputs, &table, &options, backend.as_ref(), &|done| progress.show(done))?;
     merged.adapter.metadata.insert(METADATA_KEY.into(), described(recipe, &out, &files).to_toml()?);
-    args.output.write(&out, &merged.adapter, &table, dialect)?;
+    args.output.write(&out, &merged.adapter, &table, dialect, args.tokens.tokens)?;
     tell(context, args, &out, &merged, &files);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::commands::adapter_files::{OutputOptions, WhichBase};
+use crate::commands::adapter_files::{OutputOptions, TokenOptions, WhichBase};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
@@ -35,6 +35,8 @@ pub struct MergeArgs {
     base: WhichBase,
     #[command(flatten)]
     output: OutputOptions,
+    #[command(flatten)]
+    tokens: TokenOptions,
 }
 
 #[derive(Args)]
