@@ -18,7 +18,6 @@ use scumble_model::files::{SafetensorsFile, TensorSource, write_safetensors};
 use scumble_tensor::{Backend, DType, Param, Tensor};
 
 use crate::error::{Result, TrainError};
-use crate::optimizer::Optimizer;
 
 /// Changes when the meaning of a checkpoint or of a random stream does; others are refused.
 const VERSION: &str = "1";
@@ -35,17 +34,21 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// What differs from `then`, in words; empty when nothing does.
+    /// What differs from `then`, in words; empty when nothing does. A setting that was not known then had its default.
     pub fn changes_since(&self, then: &Self) -> Vec<String> {
         let nothing = "nothing".to_owned();
+        let defaults = crate::TrainConfig::default().deciding().unwrap_or_default();
         let mut keys: Vec<&String> = then.settings.keys().chain(self.settings.keys()).collect();
         keys.sort();
         keys.dedup();
         let mut changes: Vec<String> = keys
             .into_iter()
-            .filter(|key| then.settings.get(*key) != self.settings.get(*key))
+            .filter(|key| {
+                let old = then.settings.get(*key).or_else(|| defaults.get(*key));
+                old != self.settings.get(*key)
+            })
             .map(|key| {
-                let old = then.settings.get(key).unwrap_or(&nothing);
+                let old = then.settings.get(key).or_else(|| defaults.get(key)).unwrap_or(&nothing);
                 let new = self.settings.get(key).unwrap_or(&nothing);
                 format!("`{key}` was {old}, is {new}")
             })
@@ -66,8 +69,9 @@ pub struct Checkpoint {
     pub step: u64,
     /// What decided the course so far.
     pub origin: Origin,
+    /// Moments and counters, see [`crate::optimizer::learner::state`].
+    pub optimizer: BTreeMap<String, Tensor>,
     params: BTreeMap<String, Tensor>,
-    optimizer: BTreeMap<String, Tensor>,
 }
 
 impl Checkpoint {
@@ -77,24 +81,19 @@ impl Checkpoint {
         step: u64,
         origin: &Origin,
         params: &[Param],
-        optimizer: &dyn Optimizer,
+        optimizer: BTreeMap<String, Tensor>,
     ) -> Result<Self> {
         let download = |param: &Param| Ok((param.name().to_owned(), backend.download(&param.value())?));
         Ok(Self {
             step,
             origin: origin.clone(),
             params: params.iter().map(download).collect::<Result<_>>()?,
-            optimizer: optimizer.state(backend)?,
+            optimizer,
         })
     }
 
-    /// Puts everything back; every parameter must be there with its shape, and nothing else.
-    pub fn restore(
-        &self,
-        backend: &dyn Backend,
-        params: &[Param],
-        optimizer: &mut dyn Optimizer,
-    ) -> Result<()> {
+    /// Puts the parameters back; every one must be there with its shape, and nothing else.
+    pub fn restore(&self, backend: &dyn Backend, params: &[Param]) -> Result<()> {
         let unfit = |param: &str, expected: String, found: String| TrainError::Mismatch {
             what: format!("checkpoint of step {}, `{param}`", self.step),
             expected,
@@ -113,7 +112,7 @@ impl Checkpoint {
         if let Some(surplus) = self.params.keys().find(|name| !params.iter().any(|p| p.name() == *name)) {
             return Err(unfit(surplus, "no such parameter".to_owned(), "a tensor".to_owned()));
         }
-        optimizer.restore(backend, params, &self.optimizer)
+        Ok(())
     }
 
     fn write(&self, path: &Path) -> Result<()> {
@@ -241,7 +240,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optimizer::AdamW;
+    use crate::optimizer::{AdamW, Optimizer};
     use scumble_tensor::reference::ReferenceBackend;
 
     fn origin() -> Origin {
@@ -281,7 +280,9 @@ mod tests {
             for step in 0..first {
                 update(&backend, &mut optimizer, &through, step);
             }
-            let checkpoint = Checkpoint::capture(&backend, first, &origin(), &through, &optimizer).unwrap();
+            let checkpoint =
+                Checkpoint::capture(&backend, first, &origin(), &through, optimizer.state(&backend).unwrap())
+                    .unwrap();
             store.save(&checkpoint, 2).unwrap();
             for step in first..6 {
                 update(&backend, &mut optimizer, &through, step);
@@ -290,7 +291,8 @@ mod tests {
             let (resumed, mut optimizer) = (params(), AdamW::new([0.9, 0.999], 1e-8, 0.01));
             let checkpoint = store.latest().unwrap();
             assert_eq!((checkpoint.step, &checkpoint.origin), (first, &origin()));
-            checkpoint.restore(&backend, &resumed, &mut optimizer).unwrap();
+            checkpoint.restore(&backend, &resumed).unwrap();
+            optimizer.restore(&backend, &resumed, &checkpoint.optimizer).unwrap();
             for step in first..6 {
                 update(&backend, &mut optimizer, &resumed, step);
             }
@@ -302,9 +304,9 @@ mod tests {
     fn only_the_newest_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path());
-        let optimizer = AdamW::new([0.9, 0.999], 1e-8, 0.01);
         let save = |step, keep| {
-            let point = Checkpoint::capture(&ReferenceBackend, step, &origin(), &[], &optimizer).unwrap();
+            let point =
+                Checkpoint::capture(&ReferenceBackend, step, &origin(), &[], BTreeMap::new()).unwrap();
             store.save(&point, keep).unwrap();
             store.steps().unwrap()
         };
@@ -320,8 +322,7 @@ mod tests {
     fn half_written_and_foreign_files_are_refused_and_swept() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path());
-        let optimizer = AdamW::new([0.9, 0.999], 1e-8, 0.01);
-        let point = Checkpoint::capture(&ReferenceBackend, 5, &origin(), &params(), &optimizer).unwrap();
+        let point = Checkpoint::capture(&ReferenceBackend, 5, &origin(), &params(), BTreeMap::new()).unwrap();
         let path = store.save(&point, 1).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 7, 100, whole.len() - 1] {
@@ -351,14 +352,12 @@ mod tests {
 
     #[test]
     fn other_factors_are_refused() {
-        let optimizer = AdamW::new([0.9, 0.999], 1e-8, 0.01);
-        let point = Checkpoint::capture(&ReferenceBackend, 5, &origin(), &params(), &optimizer).unwrap();
-        let mut fresh = AdamW::new([0.9, 0.999], 1e-8, 0.01);
+        let point = Checkpoint::capture(&ReferenceBackend, 5, &origin(), &params(), BTreeMap::new()).unwrap();
         let fewer = &params()[..1];
-        let error = point.restore(&ReferenceBackend, fewer, &mut fresh).unwrap_err().to_string();
+        let error = point.restore(&ReferenceBackend, fewer).unwrap_err().to_string();
         assert!(error.contains("unet.a.up"), "{error}");
         let wider = [Param::trainable("unet.a.down", Tensor::zeros(DType::F32, &[4, 3]).unwrap())];
-        let error = point.restore(&ReferenceBackend, &wider, &mut fresh).unwrap_err().to_string();
+        let error = point.restore(&ReferenceBackend, &wider).unwrap_err().to_string();
         assert!(error.contains("[4, 3]") && error.contains("[2, 3]"), "{error}");
     }
 }

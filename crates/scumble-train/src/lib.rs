@@ -4,8 +4,10 @@
 //! * [`picture`], [`plot`]: from a photograph's file to numbers, and back to PNG.
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
 //! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
+//! * [`tokens`]: new words; [`ema`]: running means of what learns.
 //! * [`step`]: one forward and backward pass; [`trace`]: a recorded run of them, for comparing implementations.
 //! * [`checkpoint`], [`metrics`], [`metadata`]: what a run leaves on the disk and how it goes on after an end.
+//! * [`full`]: a whole model as a folder; [`embeddings`]: words as files.
 //! * [`run`]: all of it together; [`preflight`]: what it will need.
 //!
 //! Deliberately not here: terminals, browsers, argument parsing. Whoever runs a training gets events and prints them.
@@ -14,7 +16,10 @@ pub mod checkpoint;
 pub mod clip;
 pub mod config;
 pub mod data;
+pub mod ema;
+pub mod embeddings;
 mod error;
+pub mod full;
 pub mod losses;
 pub mod lr_schedule;
 pub mod metadata;
@@ -26,6 +31,7 @@ pub mod plot;
 pub mod preflight;
 pub mod run;
 pub mod step;
+pub mod tokens;
 pub mod trace;
 
 pub use config::TrainConfig;

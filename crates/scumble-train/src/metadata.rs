@@ -10,7 +10,7 @@ use scumble_model::base::Family;
 use scumble_model::schedule::PredictionType;
 use serde_json::json;
 
-use crate::config::{Targets, TrainConfig, Unreadable};
+use crate::config::{Part, Targets, TrainConfig, Unreadable};
 use crate::error::Result;
 
 /// What the configuration does not know.
@@ -62,8 +62,8 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("ss_network_args", args.to_string());
     put("ss_network_dropout", if unet.dropout > 0.0 { unet.dropout.to_string() } else { "None".to_owned() });
     put("ss_learning_rate", train.lr.to_string());
-    put("ss_unet_lr", train.lr.to_string());
-    put("ss_text_encoder_lr", option(text.train.then_some(train.lr_text_encoder)));
+    put("ss_unet_lr", config.rate(Part::Unet).to_string());
+    put("ss_text_encoder_lr", option(text.train.then_some(config.rate(Part::TextEncoder))));
     put("ss_optimizer", train.optimizer.name().to_owned());
     put("ss_lr_scheduler", serde_json::to_value(train.schedule).map_or(String::new(), |name| plain(&name)));
     put("ss_lr_warmup_steps", train.warmup.to_string());
@@ -113,8 +113,9 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("modelspec.title", config.save.name.clone());
     put("modelspec.resolution", format!("{}x{}", data.width, data.height));
     put("modelspec.prediction_type", if velocity { "v" } else { "epsilon" }.to_owned());
-    if let Some(trigger) = &data.trigger {
-        put("modelspec.trigger_phrase", trigger.clone());
+    let words = Some(config.tokens.add.concat()).filter(|words| !words.is_empty());
+    if let Some(trigger) = data.trigger.clone().or(words) {
+        put("modelspec.trigger_phrase", trigger);
     }
     put("scumble.config", what_concerns_others(config).to_toml()?);
     Ok(all)

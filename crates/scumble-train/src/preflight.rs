@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use scumble_adapter::Tower;
 use scumble_model::unet::Conditioning;
 use scumble_tensor::memory;
 use scumble_tensor::{Tape, Tensor, Var};
 use serde::Serialize;
 
+use crate::config::{Method, Part};
 use crate::data::DatasetReport;
 use crate::error::{Result, TrainError};
+use crate::full;
 use crate::run::samples::class_folder;
-use crate::run::session::{Session, dialect_of, write_options};
+use crate::run::session::{Session, dialect_of, output_type, write_options};
 
 /// Backward against forward, in time.
 const BACKWARD: f64 = 2.0;
@@ -106,7 +107,7 @@ pub fn plan(session: &Session) -> Result<Plan> {
         steps: train.steps,
         samples_per_step,
         epochs: visits / session.samples.round_length().max(1) as f64,
-        modules: session.lora.pairs().count(),
+        modules: session.learning.modules(),
         trainable_parameters,
         files: files(session)?,
         memory_bytes: memory_bytes as u64,
@@ -118,9 +119,15 @@ pub fn plan(session: &Session) -> Result<Plan> {
 
 fn files(session: &Session) -> Result<Vec<PlannedFile>> {
     let adapter = session.adapter(0)?;
+    if session.config.method == Method::Full {
+        let dtype = output_type(&session.config);
+        let bytes = full::planned_bytes(&session.base, dtype, session.config.full.text_encoder);
+        return Ok(vec![PlannedFile { format: "diffusers folder".to_owned(), bytes }]);
+    }
     let mut files = Vec::new();
-    for &format in &session.config.save.formats {
-        let encoded = dialect_of(format)?.write(&adapter, &session.table, &write_options(&session.config))?;
+    for &format in session.config.save.formats.iter().filter(|_| session.learning.lora.is_some()) {
+        let encoded =
+            dialect_of(format)?.write(&adapter, &session.table, &write_options(&session.config, format))?;
         let elements: usize = encoded.tensors.iter().map(|(_, t)| t.numel() * t.dtype().size()).sum();
         // Name, type, shape and offsets of each tensor are some 65 characters of header beside the name.
         let header: usize = encoded.tensors.iter().map(|(name, _)| name.len() + 65).sum();
@@ -145,8 +152,12 @@ fn warnings(session: &Session) -> Vec<String> {
             ));
         }
     }
-    if session.lora.pairs().all(|pair| Tower::of(&pair.module.path) == Some(Tower::TextEncoder)) {
-        warnings.push("nothing of the UNet learns; only the text encoder does".to_owned());
+    let config = &session.config;
+    if config.method == Method::Full && config.rate(Part::Unet) > 5e-5 {
+        warnings.push(format!(
+            "a learning rate of {} is for factors; whole weights usually take 0.00001 or less",
+            config.rate(Part::Unet)
+        ));
     }
     warnings
 }

@@ -9,7 +9,9 @@
 //! step1.*          noisy latents, text states, prediction and target of step 1
 //! ```
 //!
-//! Kinds: `lora...` trains factors `init.<tower>.<module>.{down,up}` with AdamW; `full...` trains all weights of the UNet
+//! rows, rows_before_norm_prior, row_grad   of every step of a textual inversion
+//!
+//! Kinds: `textual_inversion...` trains rows `init.rows` behind the text encoder's table, with the norm prior; `lora...` trains factors `init.<tower>.<module>.{down,up}` with AdamW; `full...` trains all weights of the UNet
 //! with plain gradient descent. Files are NCHW.
 
 use std::collections::BTreeMap;
@@ -32,12 +34,14 @@ use crate::lr_schedule::{Schedule, ScheduleKind};
 use crate::objective::Objective;
 use crate::optimizer::{self, AdamW, Group, Optimizer, Sgd};
 use crate::step::{self, StepInput, StepOptions, StepOutput, Text};
+use crate::tokens::pull;
 
 /// What a trace trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Lora,
     Full,
+    Tokens,
 }
 
 /// The hyper-parameters of a trace.
@@ -51,6 +55,9 @@ pub struct TraceSpec {
     eps: f64,
     weight_decay: f64,
     max_grad_norm: f64,
+    /// Strength and target of the norm prior.
+    norm_prior: Option<[f64; 2]>,
+    placeholders: Option<Vec<i64>>,
     schedule: Value,
     prediction: Option<PredictionType>,
 }
@@ -77,7 +84,8 @@ impl TraceSpec {
         let kind = match text {
             _ if text.starts_with("lora") => Kind::Lora,
             _ if text.starts_with("full") => Kind::Full,
-            _ => return Err(mismatch(field("kind"), "`lora...` or `full...`", text)),
+            _ if text.starts_with("textual_inversion") => Kind::Tokens,
+            _ => return Err(mismatch(field("kind"), "`lora...`, `full...` or `textual_inversion`", text)),
         };
         let prediction = match spec.get("prediction_type").and_then(Value::as_str) {
             None => None,
@@ -93,7 +101,20 @@ impl TraceSpec {
             Some((Some(first), Some(second))) => [first, second],
             Some(_) => return Err(mismatch(field("betas"), "two numbers", &spec["betas"])),
         };
-        let lr_unet = number(if kind == Kind::Full { "lr" } else { "lr_unet" }, None)?;
+        let lr_unet = number(if kind == Kind::Lora { "lr_unet" } else { "lr" }, None)?;
+        let strength =
+            spec.get("norm_prior_lambda").map(|_| number("norm_prior_lambda", None)).transpose()?;
+        let norm_prior = match strength {
+            Some(strength) => Some([strength, number("norm_prior_target", Some(0.4))?]),
+            None => None,
+        };
+        let placeholders = match spec.get("placeholder_ids") {
+            None => None,
+            Some(ids) => Some(
+                serde_json::from_value(ids.clone())
+                    .map_err(|_| mismatch(field("placeholder_ids"), "whole numbers", ids))?,
+            ),
+        };
         Ok(Self {
             kind,
             scale: number("scale", Some(1.0))?,
@@ -103,6 +124,8 @@ impl TraceSpec {
             eps: number("eps", Some(1e-8))?,
             weight_decay: number("weight_decay", Some(0.0))?,
             max_grad_norm: number("max_grad_norm", Some(0.0))?,
+            norm_prior,
+            placeholders,
             schedule: spec.clone(),
             prediction,
         })
@@ -155,10 +178,12 @@ pub fn run(
     let (trained, mut optimizer) = match spec.kind {
         Kind::Lora => lora(backend, networks, spec, file)?,
         Kind::Full => full(networks, spec),
+        Kind::Tokens => tokens(backend, networks, spec, file)?,
     };
     let all: Vec<Param> = trained.groups.iter().flat_map(|group| group.params.clone()).collect();
     let schedule = spec.schedule(inputs.steps as u64)?;
     let (mut losses, mut norms, mut results) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Rows::default();
     for step in 0..inputs.steps {
         let micro = inputs.step(step)?;
         let share = vec![1.0 / inputs.batch as f32; inputs.batch];
@@ -177,6 +202,9 @@ pub fn run(
             results.extend(first_step(backend.as_ref(), &output, file)?);
             results.extend(gradients(backend.as_ref(), &trained, &output.gradients, file)?);
         }
+        if spec.kind == Kind::Tokens {
+            rows.gradient(backend.as_ref(), &all, &output.gradients)?;
+        }
         optimizer::apply(
             optimizer.as_mut(),
             backend.as_ref(),
@@ -185,10 +213,17 @@ pub fn run(
             schedule.factor(step as u64, spec.lr_unet),
             clip_factor(norm, spec.max_grad_norm),
         )?;
+        if spec.kind == Kind::Tokens {
+            rows.update(backend.as_ref(), &all, spec.norm_prior)?;
+        }
         results.extend(values(backend.as_ref(), &trained, &format!("after{}.", step + 1), file)?);
     }
+    results.extend(rows.results(inputs.steps, file)?);
     results.push(("loss".to_owned(), Tensor::from_slice(&losses, &[inputs.steps])?));
-    results.push(("grad_norm".to_owned(), Tensor::from_slice(&norms, &[inputs.steps])?));
+    // A textual inversion is not clipped, and its file has no norms.
+    if spec.kind != Kind::Tokens || file.info("grad_norm").is_some() {
+        results.push(("grad_norm".to_owned(), Tensor::from_slice(&norms, &[inputs.steps])?));
+    }
     Ok(results)
 }
 
@@ -232,6 +267,76 @@ fn full(networks: Networks<'_>, spec: &TraceSpec) -> (Trained, Box<dyn Optimizer
     let names = params.iter().map(|param| (param.name().to_owned(), param.clone())).collect();
     let groups = vec![Group { name: "unet".to_owned(), lr: spec.lr_unet, params }];
     (Trained { groups, names }, Box::new(Sgd::new(spec.weight_decay)))
+}
+
+/// Rows behind the text encoder's table, beginning as the file says.
+fn tokens(
+    backend: &Arc<dyn Backend>,
+    networks: Networks<'_>,
+    spec: &TraceSpec,
+    file: &dyn TensorSource,
+) -> Result<(Trained, Box<dyn Optimizer>)> {
+    if file.info("init.rows").is_none() {
+        return Err(mismatch(file.describe(), "a tensor `init.rows`", "none"));
+    }
+    let rows = file.read("init.rows")?.to_dtype(DType::F32)?;
+    let table = networks.text_encoder.token_embedding();
+    let first = table.base_rows() as i64;
+    let expected: Vec<i64> = (first..).take(rows.shape().first()).collect();
+    if let Some(ids) = spec.placeholders.as_ref().filter(|ids| **ids != expected) {
+        let found = format!("{ids:?}");
+        return Err(mismatch("`placeholder_ids`", &format!("{expected:?}, which follow the table"), found));
+    }
+    let param = Param::trainable("rows", backend.upload(&rows)?);
+    table.set_added(Some(param.clone()))?;
+    let groups = vec![Group { name: "tokens".to_owned(), lr: spec.lr_unet, params: vec![param] }];
+    let optimizer = AdamW::new(spec.betas, spec.eps, spec.weight_decay);
+    Ok((Trained { groups, names: Vec::new() }, Box::new(optimizer)))
+}
+
+/// What a textual inversion leaves at every step, `[steps, n, d]` each.
+#[derive(Default)]
+struct Rows {
+    gradients: Vec<f32>,
+    before_prior: Vec<f32>,
+    rows: Vec<f32>,
+    dims: Vec<usize>,
+}
+
+impl Rows {
+    fn gradient(&mut self, backend: &dyn Backend, params: &[Param], gradients: &Gradients) -> Result<()> {
+        for param in params {
+            self.dims = param.value().dims().to_vec();
+            match gradients.get(param.id()) {
+                Some(gradient) => self.gradients.extend(backend.download(gradient)?.as_slice::<f32>()?),
+                // No text of this step has a new word.
+                None => self.gradients.resize(self.gradients.len() + param.value().numel(), 0.0),
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, backend: &dyn Backend, params: &[Param], prior: Option<[f64; 2]>) -> Result<()> {
+        for param in params {
+            self.before_prior.extend(backend.download(&param.value())?.as_slice::<f32>()?);
+            if let Some([strength, target]) = prior {
+                pull(backend, param, strength, target)?;
+            }
+            self.rows.extend(backend.download(&param.value())?.as_slice::<f32>()?);
+        }
+        Ok(())
+    }
+
+    fn results(self, steps: usize, file: &dyn TensorSource) -> Result<Vec<(String, Tensor)>> {
+        let dims = [&[steps], self.dims.as_slice()].concat();
+        let all = [
+            ("row_grad", self.gradients),
+            ("rows_before_norm_prior", self.before_prior),
+            ("rows", self.rows),
+        ];
+        let wanted = all.into_iter().filter(|(name, _)| file.info(name).is_some());
+        wanted.map(|(name, values)| Ok((name.to_owned(), Tensor::from_slice(&values, &dims)?))).collect()
+    }
 }
 
 /// The recorded inputs of all steps.

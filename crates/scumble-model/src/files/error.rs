@@ -208,11 +208,13 @@ impl FileError {
         }
     }
 
-    pub(crate) fn engine(file: &Path, tensor: &str, source: scumble_tensor::Error) -> Self {
+    /// An engine's error about a tensor of a file.
+    pub fn engine(file: &Path, tensor: &str, source: scumble_tensor::Error) -> Self {
         Self::Engine { file: file.into(), tensor: tensor.into(), source: Box::new(source) }
     }
 
-    pub(crate) fn missing_tensor(file: impl Into<PathBuf>, tensor: &str) -> Self {
+    /// A tensor that a file should have.
+    pub fn missing_tensor(file: impl Into<PathBuf>, tensor: &str) -> Self {
         Self::MissingTensor { file: file.into(), tensor: tensor.into() }
     }
 }

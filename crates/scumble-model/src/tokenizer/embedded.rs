@@ -53,8 +53,55 @@ impl Tokenizer {
     }
 }
 
+/// The files of the tokenizer in the program, as a `tokenizer/` folder holds them: names and contents. `size` is the
+/// number of ids, as in [`Tokenizer::clip_with_vocabulary`].
+pub fn clip_files(size: usize, pad: Pad) -> Result<[(&'static str, String); 4]> {
+    let damaged = |found: usize| {
+        TokenizerError::content("(in the program)", "size of the vocabulary", "one that CLIP has", found)
+    };
+    let used = size.checked_sub(OTHERS).filter(|&used| used <= USED).ok_or_else(|| damaged(size))?;
+    let (tokens, merges) = parts(used)?;
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        tokens.into_iter().zip(0..).map(|(token, id)| (token, serde_json::Value::from(id))).collect();
+    let lines: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+    let pad = if pad == Pad::ExclamationMark { "!" } else { END };
+    let special = serde_json::json!({
+        "bos_token": {"content": START, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false},
+        "eos_token": {"content": END, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false},
+        "unk_token": {"content": END, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false},
+        "pad_token": pad,
+    });
+    let mut config = special.clone();
+    config["add_prefix_space"] = false.into();
+    config["do_lower_case"] = true.into();
+    config["errors"] = "replace".into();
+    config["model_max_length"] = CLIP_LENGTH.into();
+    config["tokenizer_class"] = "CLIPTokenizer".into();
+    Ok([
+        ("vocab.json", serde_json::Value::Object(vocabulary).to_string()),
+        ("merges.txt", format!("#version: 0.2\n{}\n", lines.join("\n"))),
+        ("special_tokens_map.json", special.to_string()),
+        ("tokenizer_config.json", config.to_string()),
+    ])
+}
+
 /// The tokenizer of the first `used` merges.
 fn build(used: usize) -> Result<Tokenizer> {
+    let (tokens, merges) = parts(used)?;
+    let vocabulary: HashMap<String, u32> = tokens.into_iter().zip(0..).collect();
+    let special = SpecialTokens {
+        start: AddedToken::normalized(START),
+        end: AddedToken::exact(END),
+        unknown: AddedToken::exact(END),
+        pad: AddedToken::exact(END),
+    };
+    Tokenizer::from_parts(vocabulary, &merges, &special, &[], CLIP_LENGTH)
+}
+
+/// Tokens in the order of their ids, and merges in their order.
+type Parts = (Vec<String>, Vec<(String, String)>);
+
+fn parts(used: usize) -> Result<Parts> {
     let mut text = String::new();
     let unpacked = flate2::read::GzDecoder::new(MERGES).read_to_string(&mut text);
     unpacked.map_err(|source| TokenizerError::Read { path: "(in the program)".into(), source })?;
@@ -67,12 +114,6 @@ fn build(used: usize) -> Result<Tokenizer> {
     let tokens = letters.iter().map(char::to_string).chain(ends);
     let tokens = tokens.chain(merges.iter().map(|(a, b)| [a.as_str(), b].concat()));
     let tokens = tokens.chain([START.to_owned(), END.to_owned()]);
-    let vocabulary: HashMap<String, u32> = tokens.zip(0..).collect();
-    let special = SpecialTokens {
-        start: AddedToken::normalized(START),
-        end: AddedToken::exact(END),
-        unknown: AddedToken::exact(END),
-        pad: AddedToken::exact(END),
-    };
-    Tokenizer::from_parts(vocabulary, &merges, &special, &[], CLIP_LENGTH)
+    let tokens = tokens.collect();
+    Ok((tokens, merges))
 }

@@ -11,7 +11,7 @@
 //! * [`Tokenizer::from_folder`]: a model's `tokenizer/` folder.
 //! * [`Tokenizer::clip`]: the full vocabulary, which is in the program.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 mod added;
@@ -25,6 +25,7 @@ mod words;
 pub use added::AddedToken;
 use added::AddedTokens;
 use bpe::Bpe;
+pub use embedded::clip_files;
 
 /// A tokenizer's result.
 pub type Result<T> = std::result::Result<T, TokenizerError>;
@@ -136,6 +137,8 @@ pub struct Tokenizer {
     end_id: u32,
     pad_id: u32,
     max_length: usize,
+    /// How many ids a new word has, by its first one; those with one are not listed.
+    rows: BTreeMap<u32, u32>,
 }
 
 impl Tokenizer {
@@ -167,7 +170,15 @@ impl Tokenizer {
         ])?;
         tokens.insert(added.iter().cloned())?;
         let bpe = Bpe::new(vocabulary, merges, unknown_id)?;
-        Ok(Self { bpe, added: tokens, start_id, end_id, pad_id, max_length: max_length.max(2) })
+        Ok(Self {
+            bpe,
+            added: tokens,
+            start_id,
+            end_id,
+            pad_id,
+            max_length: max_length.max(2),
+            rows: BTreeMap::new(),
+        })
     }
 
     /// The ids of `text`, with the start and end tokens, cut or padded to [`Tokenizer::max_length`].
@@ -195,7 +206,9 @@ impl Tokenizer {
     fn tokenize(&self, text: &str, most: usize, ids: &mut Vec<u32>) {
         for piece in self.added.split(text) {
             match piece {
-                added::Piece::Token(id) => ids.push(id),
+                added::Piece::Token(id) => {
+                    ids.extend(id..id + self.rows.get(&id).copied().unwrap_or(1));
+                }
                 added::Piece::Text(text) => words::for_each(&text, |word| {
                     self.bpe.encode(word, ids);
                     ids.len() < most
@@ -242,6 +255,41 @@ impl Tokenizer {
         Ok(id)
     }
 
+    /// Adds new words, each with so many ids in a row (a learned word may have several rows of the table), from `first` or
+    /// the end of the vocabulary on, whichever is later. Returns the first id. A word that the vocabulary has already is
+    /// refused.
+    pub fn add_words(&mut self, words: &[(&str, usize)], first: usize) -> Result<i64> {
+        let first = self.vocab_size().max(first);
+        let (mut next, mut new) = (first as u64, Vec::with_capacity(words.len()));
+        for (index, &(word, rows)) in words.iter().enumerate() {
+            let refuse = |reason: String| TokenizerError::NewToken { token: word.to_owned(), reason };
+            if word.trim().is_empty() || word.trim() != word {
+                return Err(refuse("it is empty or has white space around it".to_owned()));
+            }
+            if words[..index].iter().any(|(other, _)| other.to_lowercase() == word.to_lowercase()) {
+                return Err(refuse("it is given twice".to_owned()));
+            }
+            let known = [word.to_owned(), format!("{}</w>", word.to_lowercase())];
+            if let Some(id) = known.iter().find_map(|word| self.id_of(word)) {
+                return Err(refuse(format!(
+                    "it exists already, with id {id}; choose a word that is none, such as `<{word}>`"
+                )));
+            }
+            if rows == 0 || rows > self.max_length {
+                return Err(refuse(format!(
+                    "it would have {rows} ids; a text has room for {}",
+                    self.max_length - 2
+                )));
+            }
+            let id = u32::try_from(next).map_err(|_| refuse("there are too many tokens".to_owned()))?;
+            new.push((id, AddedToken::normalized(word), rows as u32));
+            next += rows as u64;
+        }
+        self.added.insert(new.iter().map(|(id, token, _)| (*id, token.clone())))?;
+        self.rows.extend(new.into_iter().filter(|new| new.2 > 1).map(|(id, _, rows)| (id, rows)));
+        Ok(first as i64)
+    }
+
     /// The id of a token: an added one, or an entry of the vocabulary (where word ends read `</w>`).
     pub fn id_of(&self, token: &str) -> Option<i64> {
         self.added.id_of(token).or_else(|| self.bpe.id_of(token)).map(i64::from)
@@ -269,6 +317,7 @@ impl Tokenizer {
 
     /// One more than the largest id: the rows that a table of embeddings needs.
     pub fn vocab_size(&self) -> usize {
-        self.bpe.id_end().max(self.added.id_end()) as usize
+        let rows = self.rows.iter().map(|(id, rows)| id + rows).max().unwrap_or(0);
+        self.bpe.id_end().max(self.added.id_end()).max(rows) as usize
     }
 }

@@ -273,3 +273,42 @@ fn a_caption_of_a_megabyte_is_no_trouble() {
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
+
+#[test]
+fn words_may_have_several_ids() {
+    let mut tokenizer = clip();
+    assert_eq!(tokenizer.add_words(&[("<cat>", 3), ("<s1>", 1)], 0).unwrap(), 49408);
+    assert_eq!(tokenizer.tokenize_all("a <CAT> <s1>"), [320, 49408, 49409, 49410, 49411]);
+    assert_eq!((tokenizer.count("<cat>"), tokenizer.vocab_size()), (3, 49412));
+    assert_eq!(tokenizer.encode("<cat>")[..5], [49406, 49408, 49409, 49410, 49407]);
+    assert_eq!(tokenizer.add_words(&[("<x>", 2)], 50_000).unwrap(), 50_000);
+    assert_eq!(tokenizer.vocab_size(), 50_002);
+    for (word, rows, part) in [
+        ("dog", 1, "exists"),
+        ("<s1>", 1, "exists"),
+        (" ", 1, "empty"),
+        ("<y>", 0, "0 ids"),
+        ("<y>", 99, "room"),
+    ] {
+        let error = tokenizer.add_words(&[(word, rows)], 0).unwrap_err().to_string();
+        assert!(error.contains(part), "{word}: {error}");
+    }
+    let twice = tokenizer.add_words(&[("<y>", 1), ("<Y>", 1)], 0).unwrap_err().to_string();
+    assert!(twice.contains("twice"), "{twice}");
+}
+
+#[test]
+fn the_tokenizer_in_the_program_can_be_written_as_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for pad in [Pad::End, Pad::ExclamationMark] {
+        for (name, content) in clip_files(2014, pad).unwrap() {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        let written = Tokenizer::from_folder(folder.path()).unwrap();
+        let inside = Tokenizer::clip_with_vocabulary(2014, pad).unwrap();
+        for text in ["a photo of a dog! 42", "<|endoftext|> é"] {
+            assert_eq!(written.encode(text), inside.encode(text), "{text}");
+        }
+    }
+    assert!(clip_files(7, Pad::End).is_err());
+}

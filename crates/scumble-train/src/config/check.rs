@@ -2,7 +2,7 @@
 //!
 //! What only the files can tell (an empty folder, a rank beyond a layer's width) is the preflight's business.
 
-use super::{CaptionSource, Data, OptimizerKind, Template, Train, TrainConfig};
+use super::{CaptionSource, Data, Method, OptimizerKind, Part, Template, Tokens, Train, TrainConfig};
 use crate::error::{Result, TrainError};
 
 fn refuse<T>(key: &str, value: impl std::fmt::Display, problem: &str, hint: impl Into<String>) -> Result<T> {
@@ -36,14 +36,46 @@ impl TrainConfig {
             let hint = "pass a diffusers folder, a .safetensors or .ckpt file, or a Hub name with `--base`";
             return refuse("base.model", "\"\"", "no base model is given", hint);
         }
-        check_data(&self.data)?;
+        check_data(&self.data, !self.tokens.add.is_empty())?;
+        self.check_method()?;
+        check_tokens(&self.tokens)?;
         let text = &self.lora.text_encoder;
         let unet = &self.lora.unet;
         check_tower("lora.unet", unet.rank, unet.alpha, unet.dropout)?;
         check_tower("lora.text_encoder", text.rank, text.alpha, text.dropout)?;
         check_train(&self.train)?;
+        self.check_windows()?;
         self.check_save()?;
         self.check_validate()
+    }
+
+    /// Settings that the method does not use would be ignored, which helps nobody.
+    fn check_method(&self) -> Result<()> {
+        let (method, words) = (self.method, !self.tokens.add.is_empty());
+        let needs_words =
+            matches!(method, Method::TextualInversion | Method::Pivotal | Method::PivotalSingle);
+        if needs_words && !words {
+            return refuse("method", method, "needs new words", "name them with `--token`, such as `<s1>`");
+        }
+        if method == Method::Full && words {
+            let hint = "use method `textual-inversion` or `pivotal` for new words";
+            return refuse("tokens.add", "[...]", "whole-weight training has no new words", hint);
+        }
+        let factors = !matches!(method, Method::Full | Method::TextualInversion);
+        if self.full.text_encoder && method != Method::Full {
+            let hint = "use `lora.text_encoder.train`, or method `full`";
+            return refuse("full.text_encoder", true, "is for method `full`", hint);
+        }
+        if !factors && (self.lora.text_encoder.train && self.kind.is_none()) {
+            let problem = format!("method `{method}` has no factors");
+            let hint = "use `full.text_encoder` with method `full`, or method `pivotal`";
+            return refuse("lora.text_encoder.train", true, &problem, hint);
+        }
+        if self.tokens.continue_lr.is_some() && self.span(Part::Tokens).1 >= self.train.steps {
+            let problem = "the words learn to the end already";
+            return refuse("tokens.continue_lr", "...", problem, "set `learn.tokens.stop` or delete it");
+        }
+        Ok(())
     }
 
     fn check_save(&self) -> Result<()> {
@@ -86,7 +118,39 @@ impl TrainConfig {
     }
 }
 
-fn check_data(data: &Data) -> Result<()> {
+fn check_tokens(tokens: &Tokens) -> Result<()> {
+    if tokens.add.is_empty() {
+        if *tokens != Tokens::default() {
+            let hint = "name the new words with `--token`, such as `<s1>`";
+            return refuse("tokens.add", "[]", "other settings of `[tokens]` are there but no word is", hint);
+        }
+        return Ok(());
+    }
+    if let Some(word) = tokens.add.iter().find(|word| word.trim().is_empty() || word.trim() != *word) {
+        return refuse("tokens.add", format!("{word:?}"), "is no word", "write a word such as `<s1>`");
+    }
+    if tokens.init.len() > 1 && tokens.init.len() != tokens.add.len() {
+        let problem = format!("there are {} starts for {} words", tokens.init.len(), tokens.add.len());
+        return refuse("tokens.init", "[...]", &problem, "give one for all or one for each word");
+    }
+    at_least_one("tokens.vectors", tokens.vectors as u64)?;
+    if tokens.add.len() * tokens.vectors > 64 {
+        let problem = "takes more than 64 of the 75 places of a prompt";
+        return refuse("tokens.vectors", tokens.vectors, problem, "1 to 8 are usual");
+    }
+    if let Some(norm) = tokens.norm {
+        number("tokens.norm", norm, |norm| norm > 0.0, "above 0; 0.4 is usual")?;
+        if !tokens.norm_prior {
+            return refuse("tokens.norm", norm, "is not used without `tokens.norm_prior`", "delete it");
+        }
+    }
+    if let Some(rate) = tokens.continue_lr {
+        number("tokens.continue_lr", rate, |rate| (0.0..=1e3).contains(&rate), "0 or more and not absurd")?;
+    }
+    tokens.check_starts()
+}
+
+fn check_data(data: &Data, new_words: bool) -> Result<()> {
     if data.folder.as_os_str().is_empty() {
         return refuse("data.folder", "\"\"", "no folder of pictures is given", "pass it with `--images`");
     }
@@ -112,7 +176,7 @@ fn check_data(data: &Data) -> Result<()> {
             "write the text with `--prompt`",
         );
     }
-    if data.template != Template::None && blank(&data.trigger) {
+    if data.template != Template::None && blank(&data.trigger) && !new_words {
         let hint = "name the word that the templates are filled with, with `--trigger`";
         return refuse("data.template", data.template, "needs `data.trigger`", hint);
     }
@@ -139,7 +203,15 @@ fn check_train(train: &Train) -> Result<()> {
     at_least_one("train.steps", train.steps)?;
     at_least_one("train.batch", train.batch as u64)?;
     at_least_one("train.accumulate", train.accumulate as u64)?;
-    for (key, rate) in [("train.lr", train.lr), ("train.lr_text_encoder", train.lr_text_encoder)] {
+    if let Some(decay) = train.ema_decay {
+        number("train.ema_decay", decay, |decay| (0.0..1.0).contains(&decay), "0 or more and below 1")?;
+    }
+    let rates = [
+        ("train.lr", train.lr),
+        ("train.lr_text_encoder", train.lr_text_encoder),
+        ("train.lr_tokens", train.lr_tokens),
+    ];
+    for (key, rate) in rates {
         number(key, rate, |rate| (0.0..=1e3).contains(&rate), "0 or more and not absurd; 0.0001 is usual")?;
     }
     if train.warmup > train.steps {
@@ -221,6 +293,45 @@ mod tests {
             ("train.min_snr_gamma", |c| c.train.min_snr_gamma = Some(0.0)),
             ("train.noise_offset", |c| c.train.noise_offset = 2.0),
             ("train.threads", |c| c.train.threads = Some(0)),
+            ("train.lr_tokens", |c| c.train.lr_tokens = -1.0),
+            ("train.ema_decay", |c| c.train.ema_decay = Some(1.0)),
+            ("method", |c| c.method = Method::Pivotal),
+            ("tokens.add", |c| c.tokens.vectors = 2),
+            ("tokens.add", |c| c.tokens.add = vec![" ".into()]),
+            ("tokens.add", |c| {
+                c.method = Method::Full;
+                c.tokens.add = vec!["<s>".into()];
+            }),
+            ("tokens.init", |c| {
+                c.tokens.add = vec!["<s>".into()];
+                c.tokens.init = vec!["<two>".into()];
+            }),
+            ("tokens.init", |c| {
+                c.tokens.add = vec!["<s>".into()];
+                c.tokens.init = vec!["a".into(), "b".into()];
+            }),
+            ("tokens.vectors", |c| {
+                c.tokens.add = vec!["<s>".into()];
+                c.tokens.vectors = 0;
+            }),
+            ("tokens.norm", |c| {
+                c.tokens.add = vec!["<s>".into()];
+                (c.tokens.norm, c.tokens.norm_prior) = (Some(0.4), false);
+            }),
+            ("tokens.continue_lr", |c| {
+                c.tokens.add = vec!["<s>".into()];
+                c.tokens.continue_lr = Some(1e-4);
+            }),
+            ("full.text_encoder", |c| c.full.text_encoder = true),
+            ("lora.text_encoder.train", |c| {
+                c.method = Method::Full;
+                c.lora.text_encoder.train = true;
+            }),
+            ("learn.tokens", |c| c.learn.tokens.stop = Some(5)),
+            ("learn.unet", |c| c.learn.unet.stop = Some(1001)),
+            ("learn.unet", |c| (c.learn.unet.start, c.learn.unet.stop) = (Some(5), Some(5))),
+            ("learn", |c| c.learn.unet.start = Some(5)),
+            ("learn.unet.warmup", |c| c.learn.unet.warmup = Some(1001)),
             ("save.name", |c| c.save.name = "../up".into()),
             ("save.name", |c| c.save.name = "".into()),
             ("save.formats", |c| c.save.formats.clear()),

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-use super::{Base, Cache, Data, Field, Fields, Lora, Save, TextLora, Train, TrainConfig, UnetLora, Validate};
+use super::{
+    Base, Cache, Data, Field, Fields, Full, Kind, Learn, Lora, Save, TextLora, Tokens, Train, TrainConfig,
+    UnetLora, Validate, Window,
+};
 use crate::error::{Result, TrainError};
 
 /// Settings that change neither the weights a run ends in nor the order of its steps: a resumed run may change them.
@@ -29,18 +32,24 @@ const FREE_TO_CHANGE: &[&str] = &[
 
 /// Every setting with its full key (`train.lr`), in the order of the file.
 pub fn all_fields() -> Vec<(String, Field)> {
-    let sections: [(&str, &[Field]); 9] = [
+    let sections: [(&str, &[Field]); 15] = [
         ("base", Base::FIELDS),
         ("data", Data::FIELDS),
         ("lora", Lora::FIELDS),
         ("lora.unet", UnetLora::FIELDS),
         ("lora.text_encoder", TextLora::FIELDS),
+        ("tokens", Tokens::FIELDS),
+        ("full", Full::FIELDS),
+        ("learn", Learn::FIELDS),
+        ("learn.unet", Window::FIELDS),
+        ("learn.text_encoder", Window::FIELDS),
+        ("learn.tokens", Window::FIELDS),
         ("train", Train::FIELDS),
         ("cache", Cache::FIELDS),
         ("save", Save::FIELDS),
         ("validate", Validate::FIELDS),
     ];
-    let top = TrainConfig::FIELDS.iter().filter(|field| field.key == "method");
+    let top = TrainConfig::FIELDS.iter().filter(|field| ["kind", "method"].contains(&field.key));
     let mut all: Vec<_> = top.map(|&field| (field.key.to_owned(), field)).collect();
     for (section, fields) in sections {
         all.extend(fields.iter().map(|&field| (format!("{section}.{}", field.key), field)));
@@ -88,7 +97,8 @@ fn check_key(key: &str) -> Result<()> {
 
 fn unknown(key: &str) -> TrainError {
     let mut known: Vec<String> = all_fields().into_iter().map(|(known, _)| known).collect();
-    known.extend(["lora", "lora.unet", "lora.text_encoder"].map(str::to_owned));
+    let sections = ["lora.unet", "lora.text_encoder", "learn.unet", "learn.text_encoder", "learn.tokens"];
+    known.extend(sections.map(str::to_owned));
     known.extend(TrainConfig::FIELDS.iter().map(|field| field.key.to_owned()));
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     // The right word in the wrong section is nearer than a similar word in the right one.
@@ -128,9 +138,14 @@ impl TrainConfig {
         Self::from_table(table)
     }
 
-    /// Reads a configuration from merged layers.
-    pub fn from_table(table: Table) -> Result<Self> {
+    /// Reads a configuration from merged layers. What a `kind` sets lies under all of them.
+    pub fn from_table(mut table: Table) -> Result<Self> {
         check_keys(&table, "")?;
+        let kind = table.get("kind").and_then(Value::as_str).and_then(|name| name.parse::<Kind>().ok());
+        if let Some(kind) = kind {
+            let above = std::mem::replace(&mut table, super::preset(kind)?);
+            merge_tables(&mut table, above);
+        }
         Value::Table(table).try_into().map_err(|error: toml::de::Error| TrainError::Toml {
             message: error.to_string().trim().to_owned(),
         })
@@ -141,7 +156,7 @@ impl TrainConfig {
         toml::to_string(self).map_err(|error| TrainError::Toml { message: error.to_string() })
     }
 
-    /// The same run with everything spelled out: alpha, cycles and the cache folder.
+    /// The same run with everything spelled out: alpha, cycles, windows and the cache folder.
     pub fn resolved(&self) -> Self {
         let mut config = self.clone();
         config.lora.unet.alpha.get_or_insert(self.lora.unet.rank as f64);
@@ -151,6 +166,7 @@ impl TrainConfig {
             super::ScheduleKind::CosineWithRestarts => _ = config.train.cycles.get_or_insert(1.0),
             _ => {}
         }
+        config.resolve_windows();
         config.cache.folder.get_or_insert_with(|| self.save.folder.join("cache"));
         config
     }
@@ -193,7 +209,19 @@ mod tests {
     use crate::config::*;
 
     fn everything_set() -> TrainConfig {
-        let mut config = TrainConfig::default();
+        let mut config = TrainConfig { kind: Some(Kind::Style), ..TrainConfig::default() };
+        let window = Window {
+            start: Some(0),
+            stop: Some(900),
+            lr: Some(1e-3),
+            schedule: Some(ScheduleKind::Cosine),
+            warmup: Some(3),
+            weight_decay: Some(0.1),
+        };
+        config.learn = Learn { unet: window.clone(), text_encoder: window.clone(), tokens: window };
+        config.tokens.norm = Some(0.4);
+        config.tokens.continue_lr = Some(1e-4);
+        config.train.ema_decay = Some(0.99);
         config.base.variant = Some("fp16".into());
         config.base.config = Some("configurations".into());
         config.base.prediction = Some(Prediction::Velocity);

@@ -7,7 +7,9 @@
 
 mod check;
 mod file;
+mod kind;
 mod section;
+mod windows;
 
 use std::path::PathBuf;
 
@@ -15,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::lr_schedule::ScheduleKind;
 pub use file::{all_fields, merge_tables, set_from_text};
+pub use kind::preset;
 use section::section;
 pub use section::{Field, Fields};
+pub use windows::Part;
 
 macro_rules! choice {
     ($(#[doc = $about:literal])* $name:ident = $default:ident {
@@ -91,6 +95,8 @@ choice! {
         Object = "object",
         /// "a painting in the style of ..." and alike: for a style.
         Style = "style",
+        /// "a selfie of ..." and alike: for a person.
+        Person = "person",
     }
 }
 choice! {
@@ -129,6 +135,27 @@ choice! {
     Method = Lora {
         /// Two thin factors beside each chosen layer; the base stays as it is.
         Lora = "lora",
+        /// New words alone: a few rows of the text encoder's table, everything else stays as it is.
+        TextualInversion = "textual-inversion",
+        /// New words in the first half, then factors around them.
+        Pivotal = "pivotal",
+        /// New words and factors together; the words rest after the first half.
+        PivotalSingle = "pivotal-single",
+        /// Every weight of the UNet. The result is a whole model.
+        Full = "full",
+    }
+}
+choice! {
+    /// What the pictures show, and so which settings are usual.
+    Kind = Subject {
+        /// A person, an animal: something with a name.
+        Subject = "subject",
+        /// A thing.
+        Object = "object",
+        /// A way of painting.
+        Style = "style",
+        /// A face.
+        Face = "face",
     }
 }
 choice! {
@@ -221,9 +248,9 @@ section! {
         captions: CaptionSource = CaptionSource::Auto,
         /// The text for all pictures that bring none, such as `a photo of sks dog`.
         prompt: Option<String> = None,
-        /// A word put in front of every text that does not contain it; with a template, the word the template is filled with.
+        /// A word put in front of every text that does not contain it; with a template, the word the template is filled with. Left out, the new words are.
         trigger: Option<String> = None,
-        /// Sentences drawn anew each time a picture is seen: `none`, `object` or `style`. Needs `trigger`.
+        /// Sentences drawn anew each time a picture is seen: `none`, `object`, `style` or `person`. Needs `trigger` or new words.
         template: Template = Template::None,
         /// Which part to use of pictures with another shape: `center` or `random`.
         crop: Crop = Crop::Center,
@@ -292,6 +319,62 @@ section! {
 }
 
 section! {
+    /// `[tokens]`: new words.
+    Tokens {
+        /// Words that the base does not have, such as `<s1>`; each gets rows of its own that are learned.
+        add: Vec<String> = Vec::new(),
+        /// How the words begin, one for all or one each: a known word, several words, `<rand-0.017>` or `<zero>`.
+        init: Vec<String> = Vec::new(),
+        /// Rows of each word: more can hold more, and take as much of the prompt's room.
+        vectors: usize = 1,
+        /// Pull the rows to the usual length after each update, so that other words of a prompt keep their weight.
+        norm_prior: bool = true,
+        /// The length they are pulled to. Left out, the median length of the base's words.
+        norm: Option<f64> = None,
+        /// Learning rate of the words from the end of their window on. Left out, they rest then.
+        continue_lr: Option<f64> = None,
+    }
+}
+
+section! {
+    /// `[full]`: learning whole weights, with `method = "full"`.
+    Full {
+        /// Whether the text encoder's weights learn too.
+        text_encoder: bool = false,
+    }
+}
+
+section! {
+    /// `[learn.unet]`, `[learn.text_encoder]`, `[learn.tokens]`: when and how fast one part learns.
+    Window {
+        /// The update that it begins with. Left out, the method decides (0 but for `pivotal`).
+        start: Option<u64> = None,
+        /// The update that it ends before. Left out, the method decides (the last but for new words).
+        stop: Option<u64> = None,
+        /// Learning rate. Left out, the one in `[train]`.
+        lr: Option<f64> = None,
+        /// Shape of the learning rate over the window. Left out, the one in `[train]`.
+        schedule: Option<ScheduleKind> = None,
+        /// Updates at the window's start that climb to the full rate. Left out, those of `[train]`.
+        warmup: Option<u64> = None,
+        /// How strongly it is pulled to zero. Left out, as in `[train]`; new words are not pulled.
+        weight_decay: Option<f64> = None,
+    }
+}
+
+section! {
+    /// `[learn]`: windows and rates of the parts.
+    Learn {
+        /// The UNet's factors or weights.
+        unet: Window = Window::default(),
+        /// The text encoder's factors or weights.
+        text_encoder: Window = Window::default(),
+        /// New words.
+        tokens: Window = Window::default(),
+    }
+}
+
+section! {
     /// `[train]`: how it learns.
     Train {
         /// How many updates are made. 100 to 200 for each picture is a start.
@@ -306,6 +389,8 @@ section! {
         lr: f64 = 1e-4,
         /// Learning rate of the text encoder's factors.
         lr_text_encoder: f64 = 5e-5,
+        /// Learning rate of new words.
+        lr_tokens: f64 = 5e-4,
         /// Shape of the learning rate: `constant`, `linear`, `cosine`, `cosine_with_restarts` or `polynomial`.
         schedule: ScheduleKind = ScheduleKind::Constant,
         /// Updates at the start that climb to the full learning rate.
@@ -330,6 +415,8 @@ section! {
         min_snr_gamma: Option<f64> = None,
         /// Adds a random brightness to the noise so that very dark and very bright pictures can be learnt; 0.05 is usual.
         noise_offset: f64 = 0.0,
+        /// Keeps a running mean of what learns and saves that; 0.999 is usual. Left out, what is saved is the last update.
+        ema_decay: Option<f64> = None,
         /// Computes parts again in the backward pass instead of keeping them: less memory, a third more time.
         checkpointing: bool = false,
         /// Numbers that are computed with: `f32`.
@@ -394,7 +481,10 @@ section! {
 section! {
     /// A whole training run.
     TrainConfig {
-        /// What is trained: `lora`.
+        /// What the pictures show: `subject`, `object`, `style` or `face`. Sets what is usual for it; every setting that
+        /// is written down wins.
+        kind: Option<Kind> = None,
+        /// What is trained: `lora`, `textual-inversion`, `pivotal`, `pivotal-single` or `full`.
         method: Method = Method::Lora,
         /// The model that is fine-tuned.
         base: Base = Base::default(),
@@ -402,6 +492,12 @@ section! {
         data: Data = Data::default(),
         /// What learns.
         lora: Lora = Lora::default(),
+        /// New words.
+        tokens: Tokens = Tokens::default(),
+        /// Learning whole weights.
+        full: Full = Full::default(),
+        /// When and how fast each part learns.
+        learn: Learn = Learn::default(),
         /// How it learns.
         train: Train = Train::default(),
         /// Results that are computed once.

@@ -59,12 +59,45 @@ const STYLE: &[&str] = &[
     "a large painting in the style of {}",
 ];
 
+/// For a person; spelled as published.
+const PERSON: &[&str] = &[
+    "{}",
+    "{}",
+    "a picture of {}",
+    "a closeup of {}",
+    "a closeup photo of {}",
+    "a close-up picture of {}",
+    "a photo of {}",
+    "a photo of {}",
+    "the photo of {}",
+    "a cropped photo of {}",
+    "a funny photo of {}",
+    "a selfie of {}",
+    "a photo of the handsome {}",
+    "a photo of the beautiful {}",
+    "a selfie taken by the handsome {}",
+    "a selfie taken by {}",
+    "{} taking a selfie",
+    "{} is having fun, 4k photograph",
+    "{} wearing a plaidered shirt standing next to another person",
+    "smiling {} in a hoodie and sweater",
+    "a photo of the cool {}",
+    "a close-up photo of {}",
+    "a bright photo of {}",
+    "a cropped photo of {}",
+    "a brilliant HD photo of {}",
+    "a beautiful picture of {}",
+    "a photo showing {}",
+    "a great photo of {}",
+];
+
 /// The sentences of a template, `{}` standing for the trigger; none for [`Template::None`].
 pub fn sentences(template: Template) -> &'static [&'static str] {
     match template {
         Template::None => &[],
         Template::Object => OBJECT,
         Template::Style => STYLE,
+        Template::Person => PERSON,
     }
 }
 
@@ -74,8 +107,10 @@ mod tests {
 
     #[test]
     fn every_sentence_has_one_place_for_the_word() {
-        assert_eq!((OBJECT.len(), STYLE.len()), (27, 19));
-        assert!(OBJECT.iter().chain(STYLE).all(|s| s.matches("{}").count() == 1 && s.trim() == *s));
+        assert_eq!((OBJECT.len(), STYLE.len(), PERSON.len()), (27, 19, 28));
+        assert!(
+            OBJECT.iter().chain(STYLE).chain(PERSON).all(|s| s.matches("{}").count() == 1 && s.trim() == *s)
+        );
         assert!(sentences(Template::None).is_empty());
     }
 }

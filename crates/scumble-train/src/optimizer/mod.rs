@@ -4,6 +4,7 @@
 //! Rates come with every call: schedules and parameter groups are the loop's business.
 
 mod adamw;
+pub mod learner;
 mod sgd;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use scumble_tensor::{Backend, Gradients, Param, Tensor};
 
 pub use adamw::AdamW;
+pub use learner::Learner;
 pub use sgd::Sgd;
 
 use crate::config::{OptimizerKind, Train};
@@ -40,6 +42,10 @@ pub trait Optimizer: Send {
         lr: f64,
         scale: f64,
     ) -> Result<()>;
+    /// Closes an update: for optimizers that must have seen all gradients before they change anything.
+    fn end(&mut self, _backend: &dyn Backend) -> Result<()> {
+        Ok(())
+    }
     /// Everything that the next update depends on, by name, as host tensors.
     fn state(&self, backend: &dyn Backend) -> Result<BTreeMap<String, Tensor>>;
     /// Takes up a state that [`Optimizer::state`] gave, for these parameters.
@@ -51,13 +57,11 @@ pub trait Optimizer: Send {
     ) -> Result<()>;
 }
 
-/// The optimizer that a configuration asks for.
-pub fn build(config: &Train) -> Box<dyn Optimizer> {
+/// The optimizer that a configuration asks for, with this weight decay.
+pub fn build(config: &Train, weight_decay: f64) -> Box<dyn Optimizer> {
     match config.optimizer {
-        OptimizerKind::AdamW => {
-            Box::new(AdamW::new([config.beta1, config.beta2], config.eps, config.weight_decay))
-        }
-        OptimizerKind::Sgd => Box::new(Sgd::new(config.weight_decay)),
+        OptimizerKind::AdamW => Box::new(AdamW::new([config.beta1, config.beta2], config.eps, weight_decay)),
+        OptimizerKind::Sgd => Box::new(Sgd::new(weight_decay)),
     }
 }
 
@@ -78,5 +82,5 @@ pub fn apply(
             }
         }
     }
-    Ok(())
+    optimizer.end(backend)
 }

@@ -42,6 +42,8 @@ pub struct Base {
     pub scheduler_config: Value,
     /// Noise levels.
     pub schedule: NoiseSchedule,
+    /// Where it came from: configurations, and weights as the files have them.
+    pub files: BaseFiles,
     /// Hash of the text encoder's weights.
     pub text_hash: String,
     /// Hash of the VAE's weights.
@@ -102,15 +104,16 @@ impl Base {
         hash.update(bytemuck::cast_slice(schedule.alphas_cumprod()));
         hash.update(format!("{:?}", files.prediction_type));
         Ok(Self {
-            name: files.name,
+            name: files.name.clone(),
             family: files.family,
             prediction: files.prediction_type,
             unet,
             text_encoder,
             vae,
             tokenizer,
-            scheduler_config: files.scheduler_config,
+            scheduler_config: files.scheduler_config.clone(),
             schedule,
+            files,
             text_hash,
             vae_hash,
             hash: hex(&hash.finalize()),

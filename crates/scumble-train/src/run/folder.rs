@@ -8,6 +8,8 @@
 //!     checkpoints/           what `--resume` goes on from
 //!     samples/               validation pictures, and before-after.png beside them
 //!     <name>.safetensors     the adapter; <name>-step000250.safetensors for those on the way
+//!     <name>/                instead of it the whole model, where whole weights learn; <name>-step000250/ on the way
+//!     embeddings/            new words as files of their own; embeddings-step000250/ on the way
 //! ```
 //!
 //! A folder that exists is never written into unasked. While a run is going on it holds `run.lock`; the system lets go of
@@ -65,17 +67,23 @@ impl RunFolder {
         for folder in [self.path.clone(), self.path.join("samples")] {
             for (name, path) in entries(&folder)? {
                 if name.starts_with('.') && name.ends_with(".part") {
-                    std::fs::remove_file(&path).map_err(TrainError::io("deleting", path))?;
+                    let removed = if path.is_dir() {
+                        std::fs::remove_dir_all(&path)
+                    } else {
+                        std::fs::remove_file(&path)
+                    };
+                    removed.map_err(TrainError::io("deleting", path))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Adapters of steps on the way, in all spellings, with their steps.
+    /// Adapters, models and words of steps on the way, in all spellings, with their steps.
     pub fn step_adapters(&self) -> Result<Vec<(u64, PathBuf)>> {
         let step = |name: &str| {
-            let rest = name.strip_prefix(&self.name)?.strip_suffix(".safetensors")?;
+            let rest = name.strip_prefix(&self.name).or_else(|| name.strip_prefix("embeddings"))?;
+            let rest = rest.strip_suffix(".safetensors").unwrap_or(rest);
             rest.rsplit_once("-step")?.1.parse().ok()
         };
         Ok(entries(&self.path)?.into_iter().filter_map(|(name, path)| Some((step(&name)?, path))).collect())
@@ -146,6 +154,16 @@ impl RunFolder {
     /// The validation picture of a prompt after a step.
     pub fn sample(&self, step: u64, prompt: usize) -> PathBuf {
         self.path.join("samples").join(format!("step-{step:08}-{prompt}.png"))
+    }
+
+    /// The whole model, of a step on the way or of the end.
+    pub fn model(&self, step: Option<u64>) -> PathBuf {
+        self.path.join(format!("{}{}", self.name, step.map(|s| format!("-step{s:06}")).unwrap_or_default()))
+    }
+
+    /// New words, of a step on the way or of the end.
+    pub fn embeddings(&self, step: Option<u64>) -> PathBuf {
+        self.path.join(format!("embeddings{}", step.map(|s| format!("-step{s:06}")).unwrap_or_default()))
     }
 
     /// The adapter in the given spelling (`""` for the first one asked for); of a step on the way or of the end.

@@ -12,6 +12,7 @@ pub mod base;
 pub mod cache;
 pub mod event;
 pub mod folder;
+pub mod learning;
 pub mod painter;
 pub mod samples;
 pub mod session;
@@ -28,9 +29,11 @@ use scumble_tensor::rng::stream_at;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Origin};
-use crate::config::TrainConfig;
+use crate::config::{Method, TrainConfig};
 use crate::data::Dataset;
+use crate::embeddings;
 use crate::error::{Result, TrainError};
+use crate::full;
 use crate::metrics::{MetricsFile, StepRecord};
 use crate::picture::sheet::{Sheet, SheetRow};
 use crate::picture::{self, DecodeOptions, Picture, png};
@@ -40,7 +43,7 @@ use base::Base;
 use event::{Event, Reporter, SmoothLoss};
 use folder::RunFolder;
 use painter::Painting;
-use session::{Session, dialect_of, write_options};
+use session::{Session, dialect_of, output_type, write_options};
 
 /// What a run is given.
 pub struct Services<'a> {
@@ -189,8 +192,7 @@ fn resume_from(
             _ => return Err(TrainError::Drift { changes }),
         }
     }
-    let params = session.params();
-    checkpoint.restore(session.backend.as_ref(), &params, session.optimizer.as_mut())
+    session.restore(checkpoint)
 }
 
 /// Loads base, class pictures and samples. The flag tells whether `stop` was set while painting.
@@ -281,7 +283,7 @@ impl Run<'_> {
             let record = StepRecord {
                 step: done + 1,
                 loss: update.loss,
-                lr: self.session.rates(update.factor),
+                lr: update.rates,
                 grad_norm: update.grad_norm,
                 seconds: clock.elapsed().as_secs_f64(),
             };
@@ -343,7 +345,7 @@ impl Run<'_> {
             step,
             &self.origin,
             &session.params(),
-            session.optimizer.as_ref(),
+            session.optimizer_state()?,
         )?;
         let store = self.folder.checkpoints();
         store.save(&point, session.config.save.keep_last)?;
@@ -351,7 +353,9 @@ impl Run<'_> {
         let kept = store.steps()?;
         for (step, path) in self.folder.step_adapters()? {
             if !kept.contains(&step) {
-                std::fs::remove_file(&path).map_err(TrainError::io("deleting", path))?;
+                let removed =
+                    if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+                removed.map_err(TrainError::io("deleting", path))?;
             }
         }
         Ok(())
@@ -366,13 +370,28 @@ impl Run<'_> {
         formats.iter().enumerate().map(path).collect()
     }
 
+    /// The adapter in all spellings, new words, or the whole model; those of the end have plain names.
     fn save_adapters(&self, done: u64, step: Option<u64>) -> Result<Vec<PathBuf>> {
         let session = &self.session;
+        let config = &session.config;
+        if config.method == Method::Full {
+            let folder = self.folder.model(step);
+            let (backend, dtype) = (session.backend.as_ref(), output_type(config));
+            let write = || full::write(&session.base, backend, dtype, config.full.text_encoder, &folder);
+            session.with_result(write)?;
+            return Ok(vec![folder]);
+        }
         let adapter = session.adapter(done)?;
-        let paths = self.adapter_paths(step);
-        for (path, &format) in paths.iter().zip(&session.config.save.formats) {
-            let options = write_options(&session.config);
-            save_adapter(path, &adapter, &session.table, dialect_of(format)?, &options)?;
+        let mut paths = Vec::new();
+        if session.learning.lora.is_some() {
+            for (path, &format) in self.adapter_paths(step).into_iter().zip(&config.save.formats) {
+                let options = write_options(config, format);
+                save_adapter(&path, &adapter, &session.table, dialect_of(format)?, &options)?;
+                paths.push(path);
+            }
+        }
+        if !adapter.tokens.is_empty() {
+            paths.extend(embeddings::write(&adapter.tokens, &self.folder.embeddings(step))?);
         }
         Ok(paths)
     }
@@ -406,7 +425,8 @@ impl Run<'_> {
                 height: config.data.height,
             };
             let (base, backend) = (&self.session.base, &self.services.backend);
-            let Some(picture) = painter::paint(base, backend, &painting, self.services.stop)? else {
+            let paint = || painter::paint(base, backend, &painting, self.services.stop);
+            let Some(picture) = self.session.with_result(paint)? else {
                 return Ok(());
             };
             let path = self.folder.sample(step, index);

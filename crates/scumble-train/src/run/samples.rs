@@ -47,7 +47,11 @@ pub fn dataset_options(config: &TrainConfig) -> Result<DatasetOptions> {
         captions: CaptionRules {
             source: data.captions,
             prompt: data.prompt.clone(),
-            trigger: data.trigger.clone(),
+            // Words beside each other need no blank: the tokenizer finds them anyway.
+            trigger: data
+                .trigger
+                .clone()
+                .or_else(|| Some(config.tokens.add.concat()).filter(|w| !w.is_empty())),
             template: data.template,
         },
         unreadable: data.unreadable,
@@ -120,7 +124,7 @@ impl Samples {
             }
             _ => None,
         };
-        let text_learns = config.lora.text_encoder.train;
+        let text_learns = config.text_learns();
         let caching = augmentation.latent_caching();
         let wanted = |mode: CacheMode, possible: bool, reason: &str| {
             if mode != CacheMode::None && !possible {

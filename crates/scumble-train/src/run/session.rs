@@ -1,28 +1,27 @@
 //! Everything that a run needs in memory: the base, the factors on it, the samples, the optimizer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use scumble_adapter::attach::{Attached, Towers};
-use scumble_adapter::create::{Init, TrainableLora, fresh};
-use scumble_adapter::dialect::{self, Dialect, WriteOptions};
-use scumble_adapter::select::{Preset, Targets as Choice, TowerTargets};
-use scumble_adapter::{Adapter, ModuleTable, Tower};
+use scumble_adapter::dialect::{self, Dialect, TokenPolicy, WriteOptions};
+use scumble_adapter::{Adapter, ModuleTable};
 use scumble_model::schedule::PredictionType;
 use scumble_tensor::rng::stream_at;
-use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Param};
+use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Param, Tensor};
 
 use super::base::Base;
 use super::event::Reporter;
+use super::learning::Learning;
 use super::samples::Samples;
-use crate::checkpoint::Origin;
+use crate::checkpoint::{Checkpoint, Origin};
 use crate::clip::{clip_factor, global_norm};
-use crate::config::{FileFormat, FileType, Targets, TrainConfig};
+use crate::config::{FileFormat, FileType, TrainConfig};
 use crate::data::Dataset;
+use crate::ema::Averages;
 use crate::error::{Result, TrainError};
-use crate::lr_schedule::Schedule;
 use crate::metadata::{self, Facts};
 use crate::objective::Objective;
-use crate::optimizer::{self, Group, Optimizer};
+use crate::optimizer::learner;
 use crate::step::{self, StepInput, StepOptions, Text};
 
 /// See the module's text.
@@ -35,18 +34,14 @@ pub struct Session {
     pub base: Base,
     /// Names of everything that can be adapted.
     pub table: ModuleTable,
-    /// The factors.
-    pub lora: TrainableLora,
+    /// What learns.
+    pub learning: Learning,
+    /// Running means of it.
+    pub averages: Option<Averages>,
     /// What the factors are compared and noised by.
     pub objective: Objective,
     /// What they learn from.
     pub samples: Samples,
-    /// Changes them.
-    pub optimizer: Box<dyn Optimizer>,
-    groups: Vec<Group>,
-    schedule: Schedule,
-    /// The branches on the base; they stay as long as the base.
-    _attached: Vec<Attached>,
 }
 
 /// The numbers of an update.
@@ -55,8 +50,8 @@ pub struct Update {
     pub loss: f64,
     /// Length of the gradient before clipping.
     pub grad_norm: f64,
-    /// The schedule's factor.
-    pub factor: f64,
+    /// Learning rate of each part.
+    pub rates: BTreeMap<String, f64>,
 }
 
 impl Session {
@@ -64,7 +59,7 @@ impl Session {
     pub fn open(
         config: TrainConfig,
         backend: Arc<dyn Backend>,
-        base: Base,
+        mut base: Base,
         dataset: Dataset,
         reporter: &dyn Reporter,
     ) -> Result<Self> {
@@ -80,22 +75,7 @@ impl Session {
             });
         }
         let table = base.towers().table();
-        let adapter = fresh(&choice(&config), &table, Init::default(), config.train.seed)?;
-        let lora = TrainableLora::new(&adapter, &table, backend.as_ref())?;
-        let (unet, text) = (&config.lora.unet, &config.lora.text_encoder);
-        let mut attached =
-            vec![lora.attach(
-                Towers { unet: Some(base.unet.modules()), text_encoder: None },
-                unet.dropout as f32,
-            )?];
-        let group =
-            |name: &str, lr, tower| Group { name: name.to_owned(), lr, params: lora.params_of(tower) };
-        let mut groups = vec![group("unet", config.train.lr, Tower::UNet)];
-        if text.train {
-            let tower = Towers { unet: None, text_encoder: Some(base.text_encoder.modules()) };
-            attached.push(lora.attach(tower, text.dropout as f32)?);
-            groups.push(group("text_encoder", config.train.lr_text_encoder, Tower::TextEncoder));
-        }
+        let learning = Learning::open(&config, &mut base, &table, backend.as_ref())?;
         let train = &config.train;
         let objective = Objective {
             schedule: base.schedule.clone(),
@@ -103,34 +83,35 @@ impl Session {
             min_snr_gamma: train.min_snr_gamma,
             noise_offset: train.noise_offset,
         };
-        let schedule = Schedule {
-            kind: train.schedule,
-            warmup: train.warmup,
-            steps: train.steps,
-            cycles: train.cycles.unwrap_or(1.0),
-            power: train.power,
-            lr_end: 1e-7,
-        };
         let samples = Samples::open(&config, dataset, &backend, reporter)?;
-        let optimizer = optimizer::build(train);
-        Ok(Self {
-            backend,
-            base,
-            table,
-            lora,
-            objective,
-            samples,
-            optimizer,
-            groups,
-            schedule,
-            _attached: attached,
-            config,
-        })
+        let averages = train.ema_decay.map(|decay| Averages::new(decay, learning.params()));
+        let session = Self { backend, base, table, learning, averages, objective, samples, config };
+        session.check_words()?;
+        Ok(session)
+    }
+
+    /// New words that occur in no text would learn nothing.
+    fn check_words(&self) -> Result<()> {
+        for word in &self.config.tokens.add {
+            let id = self.base.tokenizer.id_of(word);
+            let said =
+                |text: &String| id.is_some_and(|id| self.base.tokenizer.tokenize_all(text).contains(&id));
+            if !self.samples.captions().keys().any(said) {
+                return Err(TrainError::Setting {
+                    key: "tokens.add".to_owned(),
+                    value: format!("\"{word}\""),
+                    problem: "occurs in no text of the pictures".to_owned(),
+                    hint: "leave `data.trigger` out, so that the new words are put in front of every text, or name them there"
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// All parameters that learn.
     pub fn params(&self) -> Vec<Param> {
-        self.groups.iter().flat_map(|group| group.params.iter().cloned()).collect()
+        self.learning.params()
     }
 
     /// What decides the course of this run.
@@ -142,15 +123,39 @@ impl Session {
         })
     }
 
-    /// Learning rate of each group for a factor of the schedule.
-    pub fn rates(&self, factor: f64) -> std::collections::BTreeMap<String, f64> {
-        self.groups.iter().map(|group| (group.name.clone(), group.lr * factor)).collect()
+    /// Moments, counters and running means, as host tensors.
+    pub fn optimizer_state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = learner::state(&self.learning.learners, self.backend.as_ref())?;
+        if let Some(averages) = &self.averages {
+            state.extend(averages.state(self.backend.as_ref())?);
+        }
+        Ok(state)
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let backend = self.backend.as_ref();
+        checkpoint.restore(backend, &self.learning.params())?;
+        learner::restore(&mut self.learning.learners, backend, &checkpoint.optimizer)?;
+        match &mut self.averages {
+            Some(averages) => averages.restore(backend, &checkpoint.optimizer),
+            None => Ok(()),
+        }
+    }
+
+    /// Does `work` with the values that are saved: the running means, where there are any.
+    pub fn with_result<R>(&self, work: impl FnOnce() -> R) -> R {
+        match &self.averages {
+            Some(averages) => averages.in_place(work),
+            None => work(),
+        }
     }
 
     /// Makes update number `done` (counted from 0). Loss or gradient that is no number is an error, and nothing
     /// has changed then.
     pub fn update(&mut self, done: u64, reporter: &dyn Reporter) -> Result<Update> {
         let accumulate = self.config.train.accumulate as u64;
+        learner::focus(&self.learning.learners, done);
         let (mut gradients, mut loss, mut pictures) = (Gradients::default(), 0.0, Vec::new());
         for pass in done * accumulate..(done + 1) * accumulate {
             let batch = self.samples.micro_batch(&self.base, &self.objective, pass, reporter)?;
@@ -176,15 +181,21 @@ impl Session {
         if !loss.is_finite() {
             return not_finite("loss", loss, pictures);
         }
-        let grad_norm = global_norm(self.backend.as_ref(), &self.params(), &gradients)?;
+        let active = learner::active_params(&self.learning.learners, done);
+        let backend = self.backend.as_ref();
+        let grad_norm = global_norm(backend, &active, &gradients)?;
         if !grad_norm.is_finite() {
             return not_finite("gradient", grad_norm, pictures);
         }
-        let factor = self.schedule.factor(done, self.config.train.lr);
         let scale = clip_factor(grad_norm, self.config.train.max_grad_norm);
-        let (optimizer, backend) = (self.optimizer.as_mut(), self.backend.as_ref());
-        optimizer::apply(optimizer, backend, &self.groups, gradients, factor, scale)?;
-        Ok(Update { loss, grad_norm, factor })
+        let learners = &mut self.learning.learners;
+        let rates = learners.iter().map(|part| (part.name.clone(), part.rate(done))).collect();
+        learner::apply(learners, backend, gradients, done, scale)?;
+        self.learning.after_update(backend, done)?;
+        if let Some(averages) = &mut self.averages {
+            averages.add(backend)?;
+        }
+        Ok(Update { loss, grad_norm, rates })
     }
 
     /// How a forward pass computes.
@@ -197,7 +208,7 @@ impl Session {
 
     /// The adapter as it is now, with what there is to say about it.
     pub fn adapter(&self, step: u64) -> Result<Adapter> {
-        let mut adapter = self.lora.to_adapter(self.backend.as_ref())?;
+        let mut adapter = self.with_result(|| self.learning.adapter(self.backend.as_ref()))?;
         adapter.check_finite()?;
         adapter.metadata = metadata::describe(
             &self.config,
@@ -215,29 +226,6 @@ impl Session {
     }
 }
 
-/// Which modules get factors.
-pub fn choice(config: &TrainConfig) -> Choice {
-    let preset = |targets| match targets {
-        Targets::Attention => Preset::Attention,
-        Targets::AttentionFf => Preset::AttentionFf,
-        Targets::AllLinear => Preset::AllLinear,
-        Targets::All => Preset::All,
-    };
-    let lora = &config.lora;
-    let tower = |tower, targets, rank: usize, alpha: Option<f64>| TowerTargets {
-        tower,
-        preset: preset(targets),
-        rank,
-        alpha: alpha.unwrap_or(rank as f64) as f32,
-    };
-    let mut towers = vec![tower(Tower::UNet, lora.unet.targets, lora.unet.rank, lora.unet.alpha)];
-    let text = &lora.text_encoder;
-    if text.train {
-        towers.push(tower(Tower::TextEncoder, text.targets, text.rank, text.alpha));
-    }
-    Choice { towers, include: lora.include.clone(), exclude: lora.exclude.clone() }
-}
-
 /// The dialect of a file format.
 pub fn dialect_of(format: FileFormat) -> Result<&'static dyn Dialect> {
     dialect::by_name(format.name()).ok_or_else(|| TrainError::Mismatch {
@@ -247,12 +235,22 @@ pub fn dialect_of(format: FileFormat) -> Result<&'static dyn Dialect> {
     })
 }
 
-/// How the adapter is written.
-pub fn write_options(config: &TrainConfig) -> WriteOptions {
-    let dtype = match config.save.dtype {
+/// The number type of what is saved.
+pub fn output_type(config: &TrainConfig) -> DType {
+    match config.save.dtype {
         FileType::F16 => DType::F16,
         FileType::Bf16 => DType::BF16,
         FileType::F32 => DType::F32,
+    }
+}
+
+/// How the adapter is written.
+pub fn write_options(config: &TrainConfig, format: FileFormat) -> WriteOptions {
+    let dtype = output_type(config);
+    // Words are written as embeddings beside the adapter too, so a spelling without a place for them loses nothing.
+    let tokens = match format {
+        FileFormat::Peft => TokenPolicy::Omit,
+        FileFormat::Kohya | FileFormat::Original => TokenPolicy::Bundle,
     };
-    WriteOptions { dtype: Some(dtype), ..WriteOptions::default() }
+    WriteOptions { dtype: Some(dtype), tokens, ..WriteOptions::default() }
 }

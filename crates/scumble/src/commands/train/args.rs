@@ -9,7 +9,8 @@ use clap::Args;
 use toml::{Table, Value};
 
 use scumble_train::config::{
-    CaptionSource, Crop, Existing, FileFormat, FileType, Prediction, Targets, Template, set_from_text,
+    CaptionSource, Crop, Existing, FileFormat, FileType, Kind, Method, Prediction, Targets, Template,
+    set_from_text,
 };
 
 use crate::failure::Result;
@@ -18,6 +19,8 @@ use crate::failure::Result;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     scumble train --base runwayml/stable-diffusion-v1-5 --images my-dog --prompt 'a photo of sks dog' --name dog\n  \
+    scumble train --kind subject --method pivotal --base MODEL --images my-dog --token '<dog>' --init dog\n  \
+    scumble train --method full --base MODEL --images my-dog --prompt 'a photo of sks dog' --lr 5e-6\n  \
     scumble train --config run.toml --resume last\n  \
     scumble train --config run.toml --dry-run")]
 pub struct TrainArgs {
@@ -42,6 +45,8 @@ pub struct TrainArgs {
 
     #[command(flatten)]
     base: BaseOptions,
+    #[command(flatten)]
+    method: MethodOptions,
     #[command(flatten)]
     pictures: PictureOptions,
     #[command(flatten)]
@@ -74,6 +79,32 @@ struct BaseOptions {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Method")]
+struct MethodOptions {
+    /// What the pictures show, for settings that are usual then: subject, object, style or face
+    #[arg(long, value_name = "KIND")]
+    kind: Option<Kind>,
+    /// What is trained: lora, textual-inversion, pivotal, pivotal-single or full
+    #[arg(long, value_name = "METHOD")]
+    method: Option<Method>,
+    /// New words to learn, such as '<s1>'; several with | between them
+    #[arg(long, value_name = "WORDS")]
+    token: Option<String>,
+    /// How new words begin: a known word, <rand-0.017> or <zero>; one for all, or one each with | between them
+    #[arg(long, value_name = "WORDS", requires = "token")]
+    init: Option<String>,
+    /// Rows of each new word
+    #[arg(long, value_name = "N", requires = "token")]
+    vectors: Option<usize>,
+    /// Learning rate of new words
+    #[arg(long, value_name = "RATE")]
+    lr_tokens: Option<f64>,
+    /// Save a running mean of what learns; 0.999 is usual
+    #[arg(long, value_name = "DECAY")]
+    ema_decay: Option<f64>,
+}
+
+#[derive(Args)]
 #[command(next_help_heading = "Pictures")]
 struct PictureOptions {
     /// Folder of pictures to learn from
@@ -91,7 +122,7 @@ struct PictureOptions {
     /// Where texts come from: auto, text, file-name or prompt
     #[arg(long, value_name = "SOURCE")]
     captions: Option<CaptionSource>,
-    /// Sentences for the trigger, new each time: none, object or style
+    /// Sentences for the trigger, new each time: none, object, style or person
     #[arg(long, value_name = "KIND")]
     template: Option<Template>,
     /// Part used of pictures of another shape: center or random
@@ -226,7 +257,7 @@ impl TrainArgs {
             })?;
             set_from_text(&mut table, key.trim(), text.trim())?;
         }
-        let Self { base, pictures, class, adapter, learning, saving, watching, .. } = self;
+        let Self { base, method, pictures, class, adapter, learning, saving, watching, .. } = self;
         let mut put = |key: &str, value: Option<Value>| {
             if let Some(value) = value {
                 insert(&mut table, key, value);
@@ -236,6 +267,13 @@ impl TrainArgs {
         put("base.variant", text(&base.variant));
         put("base.prediction", name(base.prediction));
         put("base.offline", flag(base.offline));
+        put("kind", name(method.kind));
+        put("method", name(method.method));
+        put("tokens.add", words(&method.token));
+        put("tokens.init", words(&method.init));
+        put("tokens.vectors", method.vectors.map(number));
+        put("train.lr_tokens", method.lr_tokens.map(Value::Float));
+        put("train.ema_decay", method.ema_decay.map(Value::Float));
         put("data.folder", path(&pictures.images));
         put("data.width", pictures.size.map(|[width, _]| number(width)));
         put("data.height", pictures.size.map(|[_, height]| number(height)));
@@ -293,6 +331,12 @@ fn insert(table: &mut Table, key: &str, value: Value) {
 
 fn text(value: &Option<String>) -> Option<Value> {
     value.clone().map(Value::String)
+}
+
+/// Words with `|` between them.
+fn words(value: &Option<String>) -> Option<Value> {
+    let words = value.as_ref()?.split('|').map(|word| Value::String(word.trim().to_owned()));
+    Some(Value::Array(words.collect()))
 }
 
 fn path(value: &Option<PathBuf>) -> Option<Value> {

@@ -23,6 +23,13 @@ pub fn run(context: &Context, args: &TrainArgs) -> Result {
     let resume = resume_path(args)?;
     let config = layers::config(args, threads, resume.as_deref())?;
     config.check()?;
+    if let Some(kind) = config.kind {
+        let settings = scumble_train::config::preset(kind)?.to_string();
+        let lines: Vec<String> = settings.lines().map(|line| format!("  {line}")).collect();
+        context
+            .terminal
+            .status(&format!("usual for kind `{kind}`, unless written otherwise:\n{}", lines.join("\n")));
+    }
     let watcher = Watcher::new(context);
     let stop = stop::flag();
     let services = Services {

@@ -104,10 +104,13 @@ pub fn plan_text(plan: &Plan) -> String {
     ));
     rows.push((
         "learning",
-        format!("{} numbers in {} layers", thousands(plan.trainable_parameters), plan.modules),
+        match plan.modules {
+            0 => format!("{} numbers", thousands(plan.trainable_parameters)),
+            layers => format!("{} numbers in {layers} layers", thousands(plan.trainable_parameters)),
+        },
     ));
     for file in &plan.files {
-        rows.push(("adapter file", format!("{}, {}", file.format, size(file.bytes))));
+        rows.push(("result", format!("{}, {}", file.format, size(file.bytes))));
     }
     rows.push(("memory", format!("about {}", size(plan.memory_bytes))));
     rows.push((
