@@ -13,6 +13,36 @@
 //!
 //! A module that only some inputs have is the sum over those. Results depend on the order of the inputs only by
 //! rounding, by the names that colliding tokens get, and, with DARE, by which random numbers an input meets.
+//!
+//! ```
+//! use scumble_adapter::merge::{Input, MergeOptions, Weights, merge};
+//! use scumble_adapter::rank::RankRule;
+//! use scumble_adapter::{Adapter, architecture::Architecture};
+//! use scumble_tensor::{Tensor, reference::ReferenceBackend};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let table = Architecture::Sd1.table()?;
+//! let path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k";
+//! let filled = |value: f32, dims: &[usize]| Tensor::from_slice(&vec![value; dims.iter().product()], dims);
+//! let (mut style, mut cat) = (Adapter::default(), Adapter::default());
+//! style.insert(path, filled(0.1, &[1, 768])?, filled(1.0, &[1280, 1])?, 1.0)?;
+//! cat.insert(path, filled(0.3, &[2, 768])?, filled(1.0, &[1280, 2])?, 2.0)?;
+//!
+//! let inputs = [
+//!     Input { name: "style".into(), adapter: &style, weights: Weights::all(0.5) },
+//!     Input { name: "cat".into(), adapter: &cat, weights: Weights::all(2.0) },
+//! ];
+//! let options = MergeOptions { rank: RankRule::Fixed(4), ..MergeOptions::default() };
+//! let merged = merge(&inputs, &table, &options, &ReferenceBackend, &|_| ())?;
+//!
+//! // All rows are alike, so rank 1 holds the sum: 0.5 * 0.1 + 2 * 2 * 0.3 in every entry.
+//! let pair = merged.adapter.modules[path].low_rank().ok_or("a pair")?;
+//! assert_eq!(pair.rank(), 1);
+//! assert!((pair.delta()?.to_vec::<f32>()?[0] - 1.25).abs() < 1e-5);
+//! assert!(merged.report.kept() > 0.999_999);
+//! # Ok(())
+//! # }
+//! ```
 
 pub(crate) mod exact;
 mod factors;
