@@ -99,6 +99,13 @@ impl From<scumble_train::picture::PictureError> for Failure {
     }
 }
 
+impl From<scumble_paint::PaintError> for Failure {
+    fn from(error: scumble_paint::PaintError) -> Self {
+        let (hints, exit) = (error.hints(), if error.is_usage() { 2 } else { 1 });
+        Self { exit, ..Self::from_error(error, hints) }
+    }
+}
+
 /// Errors that know what to do about them.
 macro_rules! hinting_failure {
     ($($error:ty),+ $(,)?) => {

@@ -1,33 +1,46 @@
-//! `scumble generate`: text to pictures, with any adapters at any strength.
+//! `scumble generate`: text to pictures, from nothing or from a picture, with any adapters at any strength.
 
-mod adapters;
+mod lines;
+mod options;
 mod output;
-mod studio;
 
 use std::path::PathBuf;
 
 use clap::Args;
+use scumble_model::base::{BaseFiles, BaseOptions as OpenOptions, Family, PredictionSource};
+use scumble_model::schedule::PredictionType;
+use scumble_paint::request::Request;
+use scumble_paint::studio::{self, Folders, Step, Studio, WearOptions, Worn};
+use scumble_paint::{adapters::AdapterUse, record};
+use scumble_tensor::DType;
+use scumble_train::picture::{Picture, png};
 
-use scumble_train::picture::png;
-
-use self::adapters::AdapterArg;
-use self::studio::Studio;
-use crate::commands::{model, stop};
+use self::options::{AdapterOptions, PaintingOptions, StartOptions};
+use crate::commands::stop;
 use crate::context::Context;
-use crate::failure::{Outcome, Result};
+use crate::failure::{Failure, Outcome, Result};
+use crate::terminal::Progress;
 
 /// Options of `generate`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     scumble generate --base runwayml/stable-diffusion-v1-5 -p 'a castle at dawn' -o castle.png\n  \
-    scumble generate --base sd15.safetensors -p 'sks dog in a boat' --adapter dog.safetensors:0.8 --count 4")]
+    scumble generate --base sd15.safetensors -p 'sks dog in a boat' --adapter dog.safetensors:0.8 --count 4\n  \
+    scumble generate --base sd15.safetensors -p 'a (red:1.3) door' --init-image house.png --strength 0.6\n  \
+    scumble generate --base sd15.safetensors --from castle.png --seed 7 -o again.png")]
 pub struct GenerateArgs {
-    /// What to paint
+    /// What to paint; (word:1.2) weighs, BREAK begins a new chunk, <lora:name:0.8> wears an adapter
     #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
+    prompt: Option<String>,
     /// What not to paint
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    negative: String,
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
+    /// Paint one picture for each line of a file: a prompt, then options such as --seed 3 if wanted
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompts: Option<PathBuf>,
+    /// Take over everything that a picture says of how it was made; options given here count more
+    #[arg(long, value_name = "FILE.png")]
+    from: Option<PathBuf>,
     /// Picture file, or a folder for several pictures
     #[arg(short, long, value_name = "PATH", default_value = "scumble.png")]
     out: PathBuf,
@@ -37,11 +50,16 @@ pub struct GenerateArgs {
     /// Print what was painted as JSON on standard output
     #[arg(long)]
     json: bool,
+    /// How many pictures
+    #[arg(long, value_name = "N", default_value_t = std::num::NonZeroUsize::MIN)]
+    count: std::num::NonZeroUsize,
 
     #[command(flatten)]
     base: BaseOptions,
     #[command(flatten)]
     painting: PaintingOptions,
+    #[command(flatten)]
+    start: StartOptions,
     #[command(flatten)]
     adapters: AdapterOptions,
 }
@@ -51,8 +69,8 @@ pub struct GenerateArgs {
 #[command(next_help_heading = "Base model")]
 pub struct BaseOptions {
     /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub
-    #[arg(long, value_name = "MODEL")]
-    pub base: String,
+    #[arg(long, value_name = "MODEL", required_unless_present = "from")]
+    pub base: Option<String>,
     /// Weight files to take where there are several kinds, such as fp16
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
@@ -64,87 +82,172 @@ pub struct BaseOptions {
     pub offline: bool,
 }
 
-#[derive(Args)]
-#[command(next_help_heading = "Painting")]
-struct PaintingOptions {
-    /// Steps of the sampler
-    #[arg(short, long, value_name = "N", default_value_t = 25)]
-    steps: usize,
-    /// How closely to follow the text; 1 is without guidance
-    #[arg(short, long, value_name = "NUMBER", default_value_t = 7.5)]
-    guidance: f64,
-    /// One of ddim, ddpm, pndm, euler, euler_karras, euler_exponential, euler_a, heun, heun_karras, heun_exponential,
-    /// lms, lms_karras, lms_exponential, dpmpp_2m, dpmpp_2m_karras, dpmpp_2m_exponential, dpmpp_2m_sde,
-    /// dpmpp_2m_sde_karras, dpmpp_2m_sde_exponential, unipc, unipc_karras, unipc_exponential, lcm
-    /// [default: the base's own]
-    #[arg(long, value_name = "NAME")]
-    sampler: Option<String>,
-    /// The noise to start from; picture n of several uses seed + n
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Size in pixels, multiples of 8, such as 512 or 512x768 [default: the base's own]
-    #[arg(long, value_name = "PIXELS", value_parser = crate::commands::size)]
-    size: Option<[usize; 2]>,
-    /// How many pictures
-    #[arg(long, value_name = "N", default_value_t = std::num::NonZeroUsize::MIN)]
-    count: std::num::NonZeroUsize,
-}
-
-#[derive(Args)]
-#[command(next_help_heading = "Adapters")]
-struct AdapterOptions {
-    /// Adapter file and its strengths, FILE[:UNET[:TEXT]]; may be repeated
-    #[arg(short, long, value_name = "FILE[:UNET[:TEXT]]")]
-    adapter: Vec<String>,
-    /// Add the adapters to the weights instead of computing them beside: the same picture to rounding, faster
-    #[arg(long)]
-    fold: bool,
-    /// Use what fits of an adapter that does not fit whole
-    #[arg(long)]
-    allow_partial: bool,
-}
-
 /// Paints.
 pub fn run(context: &Context, args: &GenerateArgs) -> Result {
-    let targets = output::targets(&args.out, args.count(), args.force)?;
-    let adapters =
-        args.adapters.adapter.iter().map(|text| AdapterArg::parse(text)).collect::<Result<Vec<_>>>()?;
+    let (requests, base) = requests(context, args)?;
+    let targets = output::targets(&args.out, requests.len(), args.force)?;
+    let folders = Folders { adapters: args.adapters.adapter_dir.clone() };
+    let mut resolved = Vec::with_capacity(requests.len());
+    for request in &requests {
+        request.check()?;
+        resolved.push(studio::resolve(request, &folders)?);
+    }
+    let wear = WearOptions { fold: args.adapters.fold, partial: args.adapters.allow_partial };
+    check_fold(args, &requests, &resolved)?;
     stop::listen()?;
-    context.terminal.status(&format!("loading {}", args.base.base));
-    let studio = Studio::open(context, args)?;
-    let worn = studio.wear(context, &adapters, &args.adapters)?;
+    context.terminal.status(&format!("loading {base}"));
+    let files = open_base(context, &base, &args.base)?;
+    for request in &requests {
+        studio::check(&files, request)?;
+    }
+    let studio = Studio::open(&files, context.backend()?, DType::F32)?;
     let mut painted = Vec::new();
-    for (index, target) in targets.iter().enumerate() {
-        let seed = args.painting.seed.wrapping_add(index as u64);
-        let Some(picture) = studio.paint(context, args, seed, index)? else {
+    let mut worn: Option<(&Vec<AdapterUse>, Worn<'_>)> = None;
+    for (index, ((request, (adapters, texts)), target)) in
+        requests.iter().zip(&resolved).zip(&targets).enumerate()
+    {
+        // Adapters stay on as long as pictures want the same ones.
+        let same = worn.as_ref().is_some_and(|(on, _)| *on == adapters);
+        if !same || requests[index.saturating_sub(1)].embeddings != request.embeddings {
+            drop(worn.take());
+            let mut note = |text: String| context.terminal.warning(&text);
+            worn = Some((adapters, studio.wear(adapters, &request.embeddings, wear, &mut note)?));
+        }
+        let Some((_, on)) = &worn else { continue };
+        let extra = match requests.len() {
+            1 => String::new(),
+            count => format!("picture {}/{count}", index + 1),
+        };
+        let Some(picture) = paint(context, on, request, texts, &extra)? else {
             return Ok(Outcome::Interrupted);
         };
-        let text = studio.infotext(args, seed, &picture, &adapters)?;
-        let request = serde_json::json!({
-            "program": concat!("scumble ", env!("CARGO_PKG_VERSION")), "prompt": args.prompt, "negative": args.negative,
-            "base": model::short_name(&args.base.base), "seed": seed, "steps": args.painting.steps,
-            "guidance": args.painting.guidance, "sampler": studio.sampler.name,
-            "size": [picture.width, picture.height], "adapters": args.adapters.adapter,
-        });
-        png::write(
-            target,
-            &picture,
-            &[(png::PARAMETERS, &text.to_string()), (png::SCUMBLE, &request.to_string())],
-        )?;
-        painted.push(serde_json::json!({ "file": target, "seed": seed }));
+        let size = request.size.unwrap_or_else(|| first_size(request, &picture));
+        let program = concat!("scumble ", env!("CARGO_PKG_VERSION"));
+        let texts = record::texts(request, &base, studio.sampler_kind(request)?, adapters, size, program);
+        png::write(target, &picture, &texts.each_ref().map(|(key, text)| (*key, text.as_str())))?;
+        painted.push(serde_json::json!({ "file": target, "seed": request.seed }));
         if !args.json {
             context.terminal.result(&target.display().to_string());
         }
     }
-    drop(worn);
     if args.json {
         context.terminal.result(&serde_json::json!({ "pictures": painted }).to_string());
     }
     Ok(Outcome::Done)
 }
 
-impl GenerateArgs {
-    fn count(&self) -> usize {
-        self.painting.count.get()
+/// The size of the first pass, from the picture of the last.
+fn first_size(request: &Request, picture: &Picture) -> [usize; 2] {
+    let scale = request.hires.map_or(1.0, |hires| hires.scale);
+    [picture.width, picture.height].map(|side| (side as f64 / scale / 8.0).round() as usize * 8)
+}
+
+/// Paints one picture with a progress line; `None` when it was interrupted.
+fn paint(
+    context: &Context,
+    worn: &Worn<'_>,
+    request: &Request,
+    texts: &[String; 2],
+    extra: &str,
+) -> Result<Option<Picture>> {
+    let mut start = std::time::Instant::now();
+    let mut watch = |step: Step| {
+        if step.done == 1 && step.is_second_pass {
+            start = std::time::Instant::now();
+        }
+        let unit = if step.is_second_pass { "enlarging" } else { "painting" };
+        let (done, total) = (step.done as u64, step.total as u64);
+        let elapsed = start.elapsed();
+        context.terminal.progress(&Progress { unit, done, total, done_here: done, elapsed, extra });
+        if stop::is_wanted() { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+    };
+    Ok(worn.paint(request, texts, &mut watch)?)
+}
+
+/// All pictures to paint, and the base to paint them with.
+fn requests(context: &Context, args: &GenerateArgs) -> Result<(Vec<Request>, String)> {
+    let mut request = Request::default();
+    let mut base = args.base.base.clone();
+    if let Some(path) = &args.from {
+        let recorded = record::read(path)?;
+        recorded
+            .notes
+            .iter()
+            .for_each(|note| context.terminal.warning(&format!("{}: {note}", path.display())));
+        request = recorded.request;
+        if args.adapters.adapter.is_empty() {
+            options::find_recorded(&mut request, &args.adapters.adapter_dir)?;
+        }
+        base = base.or(recorded.base);
+    } else if args.prompt.is_none() && args.prompts.is_none() {
+        return Err(Failure::usage("there is nothing to paint")
+            .hint("say it with --prompt TEXT, or --from a picture"));
     }
+    let base = base.ok_or_else(|| {
+        Failure::usage("the picture does not say which base painted it").hint("pass it with --base MODEL")
+    })?;
+    if let Some(prompt) = &args.prompt {
+        request.prompt.clone_from(prompt);
+    }
+    if let Some(negative) = &args.negative {
+        request.negative.clone_from(negative);
+    }
+    args.painting.apply(&mut request);
+    args.painting.check(&request)?;
+    args.start.apply(&mut request)?;
+    args.adapters.apply(&mut request)?;
+    let written = match &args.prompts {
+        Some(path) => lines::read(path, &request)?,
+        None => vec![request],
+    };
+    let several = |request: &Request| {
+        let seeds = (0..args.count.get() as u64).map(|n| request.seed.wrapping_add(n));
+        seeds.map(|seed| Request { seed, ..request.clone() }).collect::<Vec<_>>()
+    };
+    Ok((written.iter().flat_map(several).collect(), base))
+}
+
+fn check_fold(
+    args: &GenerateArgs,
+    requests: &[Request],
+    resolved: &[(Vec<AdapterUse>, [String; 2])],
+) -> Result<()> {
+    if !args.adapters.fold {
+        return Ok(());
+    }
+    let changes = resolved.windows(2).any(|pair| pair[0].0 != pair[1].0);
+    let plain = |adapter: &AdapterUse| adapter.blocks.is_empty() && adapter.schedule == Default::default();
+    let reason = if changes {
+        "pictures with different adapters"
+    } else if !resolved.iter().all(|(adapters, _)| adapters.iter().all(plain)) {
+        "block strengths and strength schedules"
+    } else if requests.iter().any(|request| request.adapter_guidance != 1.0) {
+        "--adapter-guidance"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!("--fold changes the weights for good, which {reason} can't work with"))
+        .hint("leave --fold out"))
+}
+
+/// Opens a base as the options say.
+pub fn open_base(context: &Context, base: &str, args: &BaseOptions) -> Result<BaseFiles> {
+    let mut options = OpenOptions::from_env();
+    options.variant.clone_from(&args.variant);
+    options.hub.offline |= args.offline;
+    if let Some(name) = &args.prediction {
+        let known = PredictionType::NAMES.iter().find(|(known, _)| known == name);
+        let (_, kind) = known.ok_or_else(|| {
+            Failure::usage(format!("there is no prediction `{name}`")).hint("it is epsilon or v_prediction")
+        })?;
+        options.prediction_type = Some(*kind);
+    }
+    let files = BaseFiles::open(base, &options)?;
+    if files.family == Family::Sd2 && files.prediction_source == PredictionSource::Assumed {
+        context.terminal.warning(
+            "nothing says whether this SD2 model predicts noise or velocity; noise is assumed. If pictures come out \
+             brown and blurred, pass --prediction v_prediction",
+        );
+    }
+    Ok(files)
 }
