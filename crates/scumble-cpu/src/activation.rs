@@ -12,9 +12,9 @@ use scumble_tensor::{Result, Tensor, shape_error};
 
 use crate::elementwise::{Binary, PIECE, Unary, binary, unary};
 use crate::engine::Engine;
-use crate::operands::{floats, floats_of};
+use crate::operands::{elements, elements_of};
 use crate::simd::math::{normal, sigmoid};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// CLIP's slope of the sigmoid that stands for the normal distribution.
 const QUICK_SLOPE: f32 = 1.702;
@@ -87,13 +87,17 @@ pub(crate) fn activation_grad(engine: &Engine, kind: Activation, d_y: &Tensor, x
 
 /// `[..., 2 d]` -> `[..., d]`.
 pub(crate) fn geglu(engine: &Engine, x: &Tensor) -> Result<Tensor> {
+    with_scalar!("geglu", x.dtype(), E => geglu_typed::<E>(engine, x))
+}
+
+fn geglu_typed<E: Scalar>(engine: &Engine, x: &Tensor) -> Result<Tensor> {
     let (rows, width) = halves("geglu", x)?;
-    let from = floats("geglu", "the input", x)?;
+    let from = elements::<E>("geglu", "the input", x)?;
     let mut dims = x.dims().to_vec();
     dims.pop();
     dims.push(width);
     let piece_rows = (PIECE / width.max(1)).max(1);
-    Tensor::build(&dims, |y: &mut [f32]| {
+    Tensor::build(&dims, |y: &mut [E]| {
         debug_assert_eq!(y.len(), rows * width);
         engine.pool.run_pieces(y, piece_rows * width, |index, y| {
             let x = &from[index * piece_rows * width * 2..][..y.len() * 2];
@@ -104,11 +108,15 @@ pub(crate) fn geglu(engine: &Engine, x: &Tensor) -> Result<Tensor> {
 
 /// Gradient of [`geglu`].
 pub(crate) fn geglu_grad(engine: &Engine, d_y: &Tensor, x: &Tensor) -> Result<Tensor> {
+    with_scalar!("geglu_grad", x.dtype(), E => geglu_grad_typed::<E>(engine, d_y, x))
+}
+
+fn geglu_grad_typed<E: Scalar>(engine: &Engine, d_y: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (rows, width) = halves("geglu_grad", x)?;
-    let from = floats("geglu_grad", "the input", x)?;
-    let upstream = floats_of("geglu_grad", "the upstream gradient", d_y, rows * width)?;
+    let from = elements::<E>("geglu_grad", "the input", x)?;
+    let upstream = elements_of::<E>("geglu_grad", "the upstream gradient", d_y, rows * width)?;
     let piece_rows = (PIECE / (2 * width).max(1)).max(1);
-    Tensor::build(x.dims(), |d_x: &mut [f32]| {
+    Tensor::build(x.dims(), |d_x: &mut [E]| {
         engine.pool.run_pieces(d_x, piece_rows * width * 2, |index, d_x| {
             let start = index * piece_rows * width;
             let (x, d_y) = (&from[start * 2..][..d_x.len()], &upstream[start..][..d_x.len() / 2]);
@@ -126,13 +134,13 @@ fn halves(op: &'static str, x: &Tensor) -> Result<(usize, usize)> {
     Ok((x.shape().rows(), width / 2))
 }
 
-struct Gated<'a> {
-    x: &'a [f32],
-    y: &'a mut [f32],
+struct Gated<'a, E> {
+    x: &'a [E],
+    y: &'a mut [E],
     width: usize,
 }
 
-impl Kernel for Gated<'_> {
+impl<E: Scalar> Kernel for Gated<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -141,20 +149,20 @@ impl Kernel for Gated<'_> {
             let (a, b) = x.split_at(self.width);
             let halves = a.chunks(S::LANES).zip(b.chunks(S::LANES));
             for (y, (a, b)) in y.chunks_mut(S::LANES).zip(halves) {
-                s.write(y, s.mul(s.read(a), gelu(s, s.read(b))));
+                E::write(s, y, s.mul(E::read(s, a), gelu(s, E::read(s, b))));
             }
         }
     }
 }
 
-struct GatedGradient<'a> {
-    d_y: &'a [f32],
-    x: &'a [f32],
-    d_x: &'a mut [f32],
+struct GatedGradient<'a, E> {
+    d_y: &'a [E],
+    x: &'a [E],
+    d_x: &'a mut [E],
     width: usize,
 }
 
-impl Kernel for GatedGradient<'_> {
+impl<E: Scalar> Kernel for GatedGradient<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -165,10 +173,10 @@ impl Kernel for GatedGradient<'_> {
             let halves = a.chunks(S::LANES).zip(b.chunks(S::LANES)).zip(d_y.chunks(S::LANES));
             let to = d_a.chunks_mut(S::LANES).zip(d_b.chunks_mut(S::LANES));
             for ((d_a, d_b), ((a, b), d_y)) in to.zip(halves) {
-                let (value, slope) = gelu_and_slope(s, s.read(b));
-                let d_y = s.read(d_y);
-                s.write(d_a, s.mul(d_y, value));
-                s.write(d_b, s.mul(s.mul(d_y, s.read(a)), slope));
+                let (value, slope) = gelu_and_slope(s, E::read(s, b));
+                let d_y = E::read(s, d_y);
+                E::write(s, d_a, s.mul(d_y, value));
+                E::write(s, d_b, s.mul(s.mul(d_y, E::read(s, a)), slope));
             }
         }
     }

@@ -68,7 +68,7 @@ impl Backend for CpuBackend {
     }
 
     fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        x.to_dtype(dtype)
+        elementwise::cast(&self.engine, x, dtype)
     }
 
     fn matmul(&self, product: MatMul<'_>) -> Result<Tensor> {

@@ -15,7 +15,8 @@ use scumble_tensor::{Result, Tensor, shape_error};
 use crate::engine::Engine;
 use crate::gemm::operand::{Along, Operand, Pixels, Runs};
 use crate::gemm::{Output, RowMap, gemm};
-use crate::operands::{floats, floats_of, optional};
+use crate::operands::{channels, elements, elements_of, optional};
+use crate::simd::{Scalar, with_scalar};
 
 /// Sizes of a convolution.
 struct Sizes {
@@ -52,6 +53,17 @@ pub(crate) fn forward(
     add: Option<&Tensor>,
     spec: Conv2dSpec,
 ) -> Result<Tensor> {
+    with_scalar!("conv2d", x.dtype(), E => forward_typed::<E>(engine, x, w, bias, add, spec))
+}
+
+fn forward_typed<E: Scalar>(
+    engine: &Engine,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    add: Option<&Tensor>,
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
     const OP: &str = "conv2d";
     let [n, height, width, c] = x.nhwc(OP)?;
     let [out, kh, kw, weight_c] = weight_sizes(OP, w)?;
@@ -61,10 +73,10 @@ pub(crate) fn forward(
     let output = spec.output_size([height, width], [kh, kw])?;
     let s = Sizes { n, input: [height, width], c, out, kernel: [kh, kw], output };
     let rows = n * output[0] * output[1];
-    let (x, w) = (floats(OP, "the input", x)?, floats(OP, "the weight", w)?);
-    let bias = optional(OP, "bias", bias, out)?;
+    let (x, w) = (elements::<E>(OP, "the input", x)?, elements::<E>(OP, "the weight", w)?);
+    let bias = bias.map(|bias| channels(OP, "bias", bias, out)).transpose()?;
     let add = optional(OP, "the addend", add, rows * out)?;
-    let zeros = vec![0.0; c];
+    let zeros = vec![E::ZERO; c];
     let pixels = Pixels {
         data: x,
         zeros: &zeros,
@@ -85,13 +97,23 @@ pub(crate) fn forward(
     let offsets = (0..taps).map(|tap| tap * c).collect();
     let runs = Runs::Matrix { data: w, stride: taps * c, offsets };
     let b = Operand { runs, along: Along::Depth, outer: out, segments: taps, segment_len: c };
-    Tensor::try_build(&[n, output[0], output[1], out], |y: &mut [f32]| {
-        gemm(engine, &a, &b, Output { bias, add, ..Output::plain(y, out) })
+    Tensor::try_build(&[n, output[0], output[1], out], |y: &mut [E]| {
+        gemm(engine, &a, &b, Output { bias: bias.as_deref(), add, ..Output::plain(y, out) })
     })
 }
 
 /// `dy [n, oh, ow, out]`, `w [out, kh, kw, c]` -> `[n, h, w, c]`.
 pub(crate) fn grad_input(
+    engine: &Engine,
+    d_y: &Tensor,
+    w: &Tensor,
+    input: [usize; 2],
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
+    with_scalar!("conv2d_grad_input", d_y.dtype(), E => grad_input_typed::<E>(engine, d_y, w, input, spec))
+}
+
+fn grad_input_typed<E: Scalar>(
     engine: &Engine,
     d_y: &Tensor,
     w: &Tensor,
@@ -107,22 +129,22 @@ pub(crate) fn grad_input(
         return Err(shape_error(OP, "upstream gradient", expected, d_y.shape()));
     }
     let s = Sizes { n, input, c, out, kernel: [kh, kw], output };
-    let (d_y, w) = (floats(OP, "the upstream gradient", d_y)?, floats(OP, "the weight", w)?);
-    Tensor::try_build(&[n, input[0], input[1], c], |d_x: &mut [f32]| {
+    let (d_y, w) = (elements::<E>(OP, "the upstream gradient", d_y)?, elements::<E>(OP, "the weight", w)?);
+    Tensor::try_build(&[n, input[0], input[1], c], |d_x: &mut [E]| {
         let phases = (0..spec.stride).flat_map(|y| (0..spec.stride).map(move |x| [y, x]));
         phases.into_iter().try_for_each(|phase| grad_input_phase(engine, d_y, w, &s, spec, phase, d_x))
     })
 }
 
 /// The input pixels whose position leaves the remainder `phase`.
-fn grad_input_phase(
+fn grad_input_phase<E: Scalar>(
     engine: &Engine,
-    d_y: &[f32],
-    w: &[f32],
+    d_y: &[E],
+    w: &[E],
     s: &Sizes,
     spec: Conv2dSpec,
     phase: [usize; 2],
-    d_x: &mut [f32],
+    d_x: &mut [E],
 ) -> Result<()> {
     let stride = spec.stride;
     let grid = [0, 1].map(|axis| s.input[axis].saturating_sub(phase[axis]).div_ceil(stride));
@@ -136,7 +158,7 @@ fn grad_input_phase(
             reaching.push((tap, [y.div_euclid(step), x.div_euclid(step)]));
         }
     }
-    let zeros = vec![0.0; s.out];
+    let zeros = vec![E::ZERO; s.out];
     let pixels = Pixels {
         data: d_y,
         zeros: &zeros,
@@ -173,6 +195,16 @@ pub(crate) fn grad_weight(
     kernel: [usize; 2],
     spec: Conv2dSpec,
 ) -> Result<Tensor> {
+    with_scalar!("conv2d_grad_weight", d_y.dtype(), E => grad_weight_typed::<E>(engine, d_y, x, kernel, spec))
+}
+
+fn grad_weight_typed<E: Scalar>(
+    engine: &Engine,
+    d_y: &Tensor,
+    x: &Tensor,
+    kernel: [usize; 2],
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
     const OP: &str = "conv2d_grad_weight";
     let [n, height, width, c] = x.nhwc(OP)?;
     let output = spec.output_size([height, width], kernel)?;
@@ -182,10 +214,10 @@ pub(crate) fn grad_weight(
         let expected = format!("[{n}, {}, {}, out]", output[0], output[1]);
         return Err(shape_error(OP, "upstream gradient", expected, d_y.shape()));
     }
-    let d_y = floats_of(OP, "the upstream gradient", d_y, rows * out)?;
-    let x = floats(OP, "the input", x)?;
+    let d_y = elements_of::<E>(OP, "the upstream gradient", d_y, rows * out)?;
+    let x = elements::<E>(OP, "the input", x)?;
     let s = Sizes { n, input: [height, width], c, out, kernel, output };
-    let zeros = vec![0.0; c];
+    let zeros = vec![E::ZERO; c];
     let taps = kernel[0] * kernel[1];
     Tensor::try_build(&[out, kernel[0], kernel[1], c], |d_w: &mut [f32]| {
         for (index, tap) in s.taps().enumerate() {

@@ -3,7 +3,8 @@
 use scumble_tensor::memory::HostBuffer;
 use scumble_tensor::{Error, Result, Tensor, shape_error};
 
-use crate::operands::{floats_of, unsupported};
+use crate::operands::{elements_of, unsupported};
+use crate::simd::{Scalar, with_scalar};
 
 fn row_of(op: &'static str, id: i64, rows: usize) -> Result<usize> {
     usize::try_from(id).ok().filter(|&row| row < rows).ok_or(Error::Index { op, id, rows })
@@ -34,13 +35,15 @@ pub(crate) fn embedding_grad(d_y: &Tensor, ids: &Tensor, rows: usize) -> Result<
     }
     let c = d_y.shape().last();
     let ids = ids.as_slice::<i64>()?;
-    let from = floats_of(OP, "the upstream gradient", d_y, ids.len() * c)?;
-    Tensor::try_build(&[rows, c], |to: &mut [f32]| {
-        to.fill(0.0);
-        for (from, &id) in from.chunks_exact(c.max(1)).zip(ids) {
-            let row = row_of(OP, id, rows)?;
-            to[row * c..(row + 1) * c].iter_mut().zip(from).for_each(|(to, from)| *to += from);
-        }
-        Ok(())
+    with_scalar!(OP, d_y.dtype(), E => {
+        let from = elements_of::<E>(OP, "the upstream gradient", d_y, ids.len() * c)?;
+        Tensor::try_build(&[rows, c], |to: &mut [f32]| {
+            to.fill(0.0);
+            for (from, &id) in from.chunks_exact(c.max(1)).zip(ids) {
+                let row = row_of(OP, id, rows)?;
+                to[row * c..(row + 1) * c].iter_mut().zip(from).for_each(|(to, from)| *to += from.widen());
+            }
+            Ok(())
+        })
     })
 }

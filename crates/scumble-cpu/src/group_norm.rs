@@ -15,10 +15,10 @@ use scumble_tensor::{Result, Tensor, shape_error};
 
 use crate::activation::{swish, swish_slope};
 use crate::engine::Engine;
-use crate::operands::{floats, floats_of, images};
+use crate::operands::{channels, elements, elements_of, floats_of, images};
 use crate::pool::SharedMut;
-use crate::reduce::{column_sums, piece_rows};
-use crate::simd::{Kernel, Simd};
+use crate::reduce::{AddRows, column_sums, piece_rows};
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// `[n, inner, c]` and the groups, checked.
 fn sizes(op: &'static str, x: &Tensor, spec: &GroupNormSpec) -> Result<[usize; 3]> {
@@ -55,41 +55,32 @@ impl PerChannel {
     }
 }
 
-struct AddRows<'a> {
-    x: &'a [f32],
-    sums: &'a mut [f32],
-}
-
-impl Kernel for AddRows<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for row in self.x.chunks_exact(self.sums.len().max(1)) {
-            self.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-    }
-}
-
-struct AddSquares<'a> {
-    x: &'a [f32],
+struct AddSquares<'a, E> {
+    x: &'a [E],
     mean: &'a [f32],
     sums: &'a mut [f32],
 }
 
-impl Kernel for AddSquares<'_> {
+impl<E: Scalar> Kernel for AddSquares<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for row in self.x.chunks_exact(self.sums.len().max(1)) {
             for ((sum, x), mean) in self.sums.iter_mut().zip(row).zip(self.mean) {
-                *sum += (x - mean) * (x - mean);
+                let deviation = x.widen() - mean;
+                *sum += deviation * deviation;
             }
         }
     }
 }
 
 /// Mean and reciprocal deviation `[n, groups, 2]`.
-fn statistics(engine: &Engine, x: &[f32], shape: [usize; 3], spec: &GroupNormSpec) -> Result<Vec<f32>> {
+fn statistics<E: Scalar>(
+    engine: &Engine,
+    x: &[E],
+    shape: [usize; 3],
+    spec: &GroupNormSpec,
+) -> Result<Vec<f32>> {
     let [n, inner, c] = shape;
     let part = |image: usize, first: usize, rows: usize| &x[(image * inner + first) * c..][..rows * c];
     let sums = column_sums::<1>(engine, shape, |image, first, rows, sums| {
@@ -111,8 +102,8 @@ fn statistics(engine: &Engine, x: &[f32], shape: [usize; 3], spec: &GroupNormSpe
 }
 
 /// Rows of one image and what belongs to their channels.
-struct Rows<'a> {
-    x: &'a [f32],
+struct Rows<'a, E> {
+    x: &'a [E],
     mean: &'a [f32],
     rstd: &'a [f32],
     gamma: &'a [f32],
@@ -120,22 +111,22 @@ struct Rows<'a> {
     silu: bool,
 }
 
-impl Rows<'_> {
+impl<E: Scalar> Rows<'_, E> {
     /// Normalised value and `z` of one vector.
     #[inline(always)]
-    fn normalised<S: Simd>(&self, s: S, row: &[f32], range: std::ops::Range<usize>) -> (S::V, S::V) {
-        let centred = s.sub(s.read(&row[range.clone()]), s.read(&self.mean[range.clone()]));
+    fn normalised<S: Simd>(&self, s: S, row: &[E], range: std::ops::Range<usize>) -> (S::V, S::V) {
+        let centred = s.sub(E::read(s, &row[range.clone()]), s.read(&self.mean[range.clone()]));
         let x = s.mul(centred, s.read(&self.rstd[range.clone()]));
         (x, s.fma(x, s.read(&self.gamma[range.clone()]), s.read(&self.beta[range])))
     }
 }
 
-struct Normalise<'a> {
-    rows: Rows<'a>,
-    y: &'a mut [f32],
+struct Normalise<'a, E> {
+    rows: Rows<'a, E>,
+    y: &'a mut [E],
 }
 
-impl Kernel for Normalise<'_> {
+impl<E: Scalar> Kernel for Normalise<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -144,7 +135,7 @@ impl Kernel for Normalise<'_> {
             for at in (0..c).step_by(S::LANES) {
                 let range = at..(at + S::LANES).min(c);
                 let (_, z) = self.rows.normalised(s, row, range.clone());
-                s.write(&mut y[range], if self.rows.silu { swish(s, z, 1.0) } else { z });
+                E::write(s, &mut y[range], if self.rows.silu { swish(s, z, 1.0) } else { z });
             }
         }
     }
@@ -158,16 +149,27 @@ pub(crate) fn group_norm(
     beta: &Tensor,
     spec: GroupNormSpec,
 ) -> Result<(Tensor, Tensor)> {
+    with_scalar!("group_norm", x.dtype(), E => group_norm_typed::<E>(engine, x, gamma, beta, spec))
+}
+
+fn group_norm_typed<E: Scalar>(
+    engine: &Engine,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    spec: GroupNormSpec,
+) -> Result<(Tensor, Tensor)> {
     const OP: &str = "group_norm";
     let shape = sizes(OP, x, &spec)?;
     let [n, inner, c] = shape;
-    let from = floats(OP, "the input", x)?;
-    let (gamma, beta) = (floats_of(OP, "gamma", gamma, c)?, floats_of(OP, "beta", beta, c)?);
+    let from = elements::<E>(OP, "the input", x)?;
+    let (gamma, beta) = (channels(OP, "gamma", gamma, c)?, channels(OP, "beta", beta, c)?);
+    let (gamma, beta) = (&*gamma, &*beta);
     let stats = statistics(engine, from, shape, &spec)?;
-    let channels = PerChannel::new(&stats, spec.groups, shape);
-    let y = Tensor::build(x.dims(), |y: &mut [f32]| {
+    let per_channel = PerChannel::new(&stats, spec.groups, shape);
+    let y = Tensor::build(x.dims(), |y: &mut [E]| {
         for_pieces(engine, shape, y, |image, range, y| {
-            let (mean, rstd) = channels.image(image);
+            let (mean, rstd) = per_channel.image(image);
             let rows = Rows { x: &from[range], mean, rstd, gamma, beta, silu: spec.silu };
             engine.tier.run(Normalise { rows, y });
         });
@@ -177,11 +179,11 @@ pub(crate) fn group_norm(
 }
 
 /// Runs a task on pieces of the rows of each image: `(image, range of elements, result)`.
-fn for_pieces(
+fn for_pieces<E: Scalar>(
     engine: &Engine,
     [n, inner, c]: [usize; 3],
-    y: &mut [f32],
-    task: impl Fn(usize, std::ops::Range<usize>, &mut [f32]) + Sync,
+    y: &mut [E],
+    task: impl Fn(usize, std::ops::Range<usize>, &mut [E]) + Sync,
 ) {
     let rows = piece_rows(c);
     let pieces = inner.div_ceil(rows);
@@ -196,13 +198,13 @@ fn for_pieces(
 }
 
 /// Adds to the sums of `d_z` and of `d_z xh` per channel, `d_z = dy silu'(z)`.
-struct AddGradSums<'a> {
-    rows: Rows<'a>,
-    d_y: &'a [f32],
+struct AddGradSums<'a, E> {
+    rows: Rows<'a, E>,
+    d_y: &'a [E],
     sums: &'a mut [f32],
 }
 
-impl Kernel for AddGradSums<'_> {
+impl<E: Scalar> Kernel for AddGradSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -212,7 +214,7 @@ impl Kernel for AddGradSums<'_> {
             for at in (0..c).step_by(S::LANES) {
                 let range = at..(at + S::LANES).min(c);
                 let (x, z) = self.rows.normalised(s, row, range.clone());
-                let mut d_z = s.read(&d_y[range.clone()]);
+                let mut d_z = E::read(s, &d_y[range.clone()]);
                 if self.rows.silu {
                     d_z = s.mul(d_z, swish_slope(s, z, 1.0));
                 }
@@ -225,16 +227,16 @@ impl Kernel for AddGradSums<'_> {
     }
 }
 
-struct InputGradient<'a> {
-    rows: Rows<'a>,
-    d_y: &'a [f32],
+struct InputGradient<'a, E> {
+    rows: Rows<'a, E>,
+    d_y: &'a [E],
     /// `mean(g)` and `mean(g xh)` of each channel's group.
     mean_g: &'a [f32],
     mean_gx: &'a [f32],
-    d_x: &'a mut [f32],
+    d_x: &'a mut [E],
 }
 
-impl Kernel for InputGradient<'_> {
+impl<E: Scalar> Kernel for InputGradient<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -244,13 +246,13 @@ impl Kernel for InputGradient<'_> {
             for at in (0..c).step_by(S::LANES) {
                 let range = at..(at + S::LANES).min(c);
                 let (x, z) = self.rows.normalised(s, row, range.clone());
-                let mut g = s.mul(s.read(&d_y[range.clone()]), s.read(&self.rows.gamma[range.clone()]));
+                let mut g = s.mul(E::read(s, &d_y[range.clone()]), s.read(&self.rows.gamma[range.clone()]));
                 if self.rows.silu {
                     g = s.mul(g, swish_slope(s, z, 1.0));
                 }
                 let along = s.mul(x, s.read(&self.mean_gx[range.clone()]));
                 let rest = s.sub(s.sub(g, s.read(&self.mean_g[range.clone()])), along);
-                s.write(&mut d_x[range.clone()], s.mul(rest, s.read(&self.rows.rstd[range])));
+                E::write(s, &mut d_x[range.clone()], s.mul(rest, s.read(&self.rows.rstd[range])));
             }
         }
     }
@@ -268,16 +270,33 @@ pub(crate) fn group_norm_grad(
     spec: GroupNormSpec,
     wanted: NormWanted,
 ) -> Result<NormGrads> {
+    with_scalar!("group_norm_grad", x.dtype(), E => {
+        group_norm_grad_typed::<E>(engine, d_y, x, gamma, beta, stats, spec, wanted)
+    })
+}
+
+#[allow(clippy::too_many_arguments)] // the op has this many operands
+fn group_norm_grad_typed<E: Scalar>(
+    engine: &Engine,
+    d_y: &Tensor,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    stats: &Tensor,
+    spec: GroupNormSpec,
+    wanted: NormWanted,
+) -> Result<NormGrads> {
     const OP: &str = "group_norm_grad";
     let shape = sizes(OP, x, &spec)?;
     let [n, inner, c] = shape;
-    let from = floats(OP, "the input", x)?;
-    let upstream = floats_of(OP, "the upstream gradient", d_y, from.len())?;
-    let (gamma, beta) = (floats_of(OP, "gamma", gamma, c)?, floats_of(OP, "beta", beta, c)?);
+    let from = elements::<E>(OP, "the input", x)?;
+    let upstream = elements_of::<E>(OP, "the upstream gradient", d_y, from.len())?;
+    let (gamma, beta) = (channels(OP, "gamma", gamma, c)?, channels(OP, "beta", beta, c)?);
+    let (gamma, beta) = (&*gamma, &*beta);
     let stats = floats_of(OP, "the statistics", stats, n * spec.groups * 2)?;
-    let channels = PerChannel::new(stats, spec.groups, shape);
+    let per_channel = PerChannel::new(stats, spec.groups, shape);
     let rows = |image: usize, range: std::ops::Range<usize>| {
-        let (mean, rstd) = channels.image(image);
+        let (mean, rstd) = per_channel.image(image);
         Rows { x: &from[range], mean, rstd, gamma, beta, silu: spec.silu }
     };
     let sums = column_sums::<2>(engine, shape, |image, first, count, sums| {
@@ -290,7 +309,7 @@ pub(crate) fn group_norm_grad(
         return Ok(NormGrads { x: None, affine });
     }
     let (mean_g, mean_gx) = gradient_means(&sums, gamma, &spec, shape);
-    let d_x = Tensor::build(x.dims(), |d_x: &mut [f32]| {
+    let d_x = Tensor::build(x.dims(), |d_x: &mut [E]| {
         for_pieces(engine, shape, d_x, |image, range, d_x| {
             let (mean_g, mean_gx) = (&mean_g[image * c..][..c], &mean_gx[image * c..][..c]);
             let d_y = &upstream[range.clone()];

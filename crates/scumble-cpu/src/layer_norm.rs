@@ -10,10 +10,10 @@ use scumble_tensor::{Result, Tensor};
 
 use crate::engine::Engine;
 use crate::group_norm::affine_gradients;
-use crate::operands::{floats, floats_of};
+use crate::operands::{channels, elements, elements_of, floats_of};
 use crate::pool::SharedMut;
 use crate::reduce::{column_sums, piece_rows};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// Sum over a row of `vector(range)`, whose unused lanes must be 0: whole vectors in four chains, then the rest.
 #[inline(always)]
@@ -28,9 +28,9 @@ fn row_sum<S: Simd>(s: S, c: usize, vector: impl Fn(std::ops::Range<usize>) -> S
 
 /// A row's deviations from its mean; lanes behind the end are 0.
 #[inline(always)]
-fn centred<S: Simd>(s: S, row: &[f32], mean: f32, range: std::ops::Range<usize>) -> S::V {
+fn centred<E: Scalar, S: Simd>(s: S, row: &[E], mean: f32, range: std::ops::Range<usize>) -> S::V {
     let len = range.len();
-    let difference = s.sub(s.read(&row[range]), s.splat(mean));
+    let difference = s.sub(E::read(s, &row[range]), s.splat(mean));
     if len == S::LANES {
         return difference;
     }
@@ -39,23 +39,23 @@ fn centred<S: Simd>(s: S, row: &[f32], mean: f32, range: std::ops::Range<usize>)
     s.read(&lanes[..len])
 }
 
-struct Normalise<'a> {
-    x: &'a [f32],
+struct Normalise<'a, E> {
+    x: &'a [E],
     gamma: &'a [f32],
     beta: &'a [f32],
     eps: f32,
-    y: &'a mut [f32],
+    y: &'a mut [E],
     stats: &'a mut [f32],
 }
 
-impl Kernel for Normalise<'_> {
+impl<E: Scalar> Kernel for Normalise<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let c = self.gamma.len().max(1);
         let to = self.y.chunks_exact_mut(c).zip(self.stats.chunks_exact_mut(2));
         for (row, (y, stats)) in self.x.chunks_exact(c).zip(to) {
-            let mean = row_sum(s, c, |range| s.read(&row[range])) / c as f32;
+            let mean = row_sum(s, c, |range| E::read(s, &row[range])) / c as f32;
             let squares = row_sum(s, c, |range| {
                 let d = centred(s, row, mean, range);
                 s.mul(d, d)
@@ -64,10 +64,10 @@ impl Kernel for Normalise<'_> {
             stats.copy_from_slice(&[mean, rstd]);
             for at in (0..c).step_by(S::LANES) {
                 let range = at..(at + S::LANES).min(c);
-                let d = s.sub(s.read(&row[range.clone()]), s.splat(mean));
+                let d = s.sub(E::read(s, &row[range.clone()]), s.splat(mean));
                 let x = s.mul(d, s.splat(rstd));
                 let value = s.fma(x, s.read(&self.gamma[range.clone()]), s.read(&self.beta[range.clone()]));
-                s.write(&mut y[range], value);
+                E::write(s, &mut y[range], value);
             }
         }
     }
@@ -81,12 +81,23 @@ pub(crate) fn layer_norm(
     beta: &Tensor,
     eps: f32,
 ) -> Result<(Tensor, Tensor)> {
+    with_scalar!("layer_norm", x.dtype(), E => layer_norm_typed::<E>(engine, x, gamma, beta, eps))
+}
+
+fn layer_norm_typed<E: Scalar>(
+    engine: &Engine,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    eps: f32,
+) -> Result<(Tensor, Tensor)> {
     const OP: &str = "layer_norm";
     let (rows, c) = (x.shape().rows(), x.shape().last());
-    let from = floats(OP, "the input", x)?;
-    let (gamma, beta) = (floats_of(OP, "gamma", gamma, c)?, floats_of(OP, "beta", beta, c)?);
+    let from = elements::<E>(OP, "the input", x)?;
+    let (gamma, beta) = (channels(OP, "gamma", gamma, c)?, channels(OP, "beta", beta, c)?);
+    let (gamma, beta) = (&*gamma, &*beta);
     let mut stats = vec![0.0f32; rows * 2];
-    let y = Tensor::build(x.dims(), |y: &mut [f32]| {
+    let y = Tensor::build(x.dims(), |y: &mut [E]| {
         let (y, stats) = (SharedMut::new(y), SharedMut::new(&mut stats));
         let piece = piece_rows(c);
         engine.pool.run(rows.div_ceil(piece), |index, _| {
@@ -100,15 +111,15 @@ pub(crate) fn layer_norm(
     Ok((y, Tensor::from_slice(&stats, &[rows, 2])?))
 }
 
-struct InputGradient<'a> {
-    d_y: &'a [f32],
-    x: &'a [f32],
+struct InputGradient<'a, E> {
+    d_y: &'a [E],
+    x: &'a [E],
     gamma: &'a [f32],
     stats: &'a [f32],
-    d_x: &'a mut [f32],
+    d_x: &'a mut [E],
 }
 
-impl Kernel for InputGradient<'_> {
+impl<E: Scalar> Kernel for InputGradient<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -117,10 +128,10 @@ impl Kernel for InputGradient<'_> {
         for (d_x, ((row, d_y), stats)) in self.d_x.chunks_exact_mut(c).zip(operands) {
             let (mean, rstd) = (stats[0], stats[1]);
             let g = |range: std::ops::Range<usize>| {
-                s.mul(s.read(&d_y[range.clone()]), s.read(&self.gamma[range]))
+                s.mul(E::read(s, &d_y[range.clone()]), s.read(&self.gamma[range]))
             };
             let normalised = |range: std::ops::Range<usize>| {
-                s.mul(s.sub(s.read(&row[range]), s.splat(mean)), s.splat(rstd))
+                s.mul(s.sub(E::read(s, &row[range]), s.splat(mean)), s.splat(rstd))
             };
             let mean_g = row_sum(s, c, g) / c as f32;
             // Behind the end g is 0, so what xh is there does not matter.
@@ -129,20 +140,20 @@ impl Kernel for InputGradient<'_> {
                 let range = at..(at + S::LANES).min(c);
                 let along = s.mul(normalised(range.clone()), s.splat(mean_gx));
                 let rest = s.sub(s.sub(g(range.clone()), s.splat(mean_g)), along);
-                s.write(&mut d_x[range], s.mul(rest, s.splat(rstd)));
+                E::write(s, &mut d_x[range], s.mul(rest, s.splat(rstd)));
             }
         }
     }
 }
 
-struct AddGradSums<'a> {
-    d_y: &'a [f32],
-    x: &'a [f32],
+struct AddGradSums<'a, E> {
+    d_y: &'a [E],
+    x: &'a [E],
     stats: &'a [f32],
     sums: &'a mut [f32],
 }
 
-impl Kernel for AddGradSums<'_> {
+impl<E: Scalar> Kernel for AddGradSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
@@ -152,8 +163,8 @@ impl Kernel for AddGradSums<'_> {
         for ((x, d_y), stats) in rows.zip(self.stats.chunks_exact(2)) {
             let sums = plain.iter_mut().zip(weighted.iter_mut());
             for ((plain, weighted), (x, d_y)) in sums.zip(x.iter().zip(d_y)) {
-                *plain += d_y;
-                *weighted += d_y * ((x - stats[0]) * stats[1]);
+                *plain += d_y.widen();
+                *weighted += d_y.widen() * ((x.widen() - stats[0]) * stats[1]);
             }
         }
     }
@@ -168,11 +179,25 @@ pub(crate) fn layer_norm_grad(
     stats: &Tensor,
     wanted: NormWanted,
 ) -> Result<NormGrads> {
+    with_scalar!("layer_norm_grad", x.dtype(), E => {
+        layer_norm_grad_typed::<E>(engine, d_y, x, gamma, stats, wanted)
+    })
+}
+
+fn layer_norm_grad_typed<E: Scalar>(
+    engine: &Engine,
+    d_y: &Tensor,
+    x: &Tensor,
+    gamma: &Tensor,
+    stats: &Tensor,
+    wanted: NormWanted,
+) -> Result<NormGrads> {
     const OP: &str = "layer_norm_grad";
     let (rows, c) = (x.shape().rows(), x.shape().last());
-    let from = floats(OP, "the input", x)?;
-    let upstream = floats_of(OP, "the upstream gradient", d_y, from.len())?;
-    let gamma = floats_of(OP, "gamma", gamma, c)?;
+    let from = elements::<E>(OP, "the input", x)?;
+    let upstream = elements_of::<E>(OP, "the upstream gradient", d_y, from.len())?;
+    let gamma = channels(OP, "gamma", gamma, c)?;
+    let gamma = &*gamma;
     let stats = floats_of(OP, "the statistics", stats, rows * 2)?;
     let affine = if wanted.affine {
         let sums = column_sums::<2>(engine, [1, rows, c], |_, first, count, sums| {
@@ -188,7 +213,7 @@ pub(crate) fn layer_norm_grad(
         return Ok(NormGrads { x: None, affine });
     }
     let piece = piece_rows(c);
-    let d_x = Tensor::build(x.dims(), |d_x: &mut [f32]| {
+    let d_x = Tensor::build(x.dims(), |d_x: &mut [E]| {
         engine.pool.run_pieces(d_x, piece * c, |index, d_x| {
             let (first, count) = (index * piece, d_x.len() / c.max(1));
             let range = first * c..(first + count) * c;

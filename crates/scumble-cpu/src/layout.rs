@@ -5,8 +5,8 @@ use scumble_tensor::{Result, Tensor, shape_error};
 
 use crate::elementwise::PIECE;
 use crate::engine::Engine;
-use crate::operands::floats_of;
-use crate::simd::{Kernel, Simd};
+use crate::operands::elements_of;
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// Bytes a task moves.
 const PIECE_BYTES: usize = 4 * PIECE;
@@ -140,41 +140,54 @@ pub(crate) fn upsample(engine: &Engine, x: &Tensor, size: [usize; 2]) -> Result<
 }
 
 /// Gradient of [`upsample`]: every input pixel gets the sum over its copies.
-pub(crate) fn upsample_grad(engine: &Engine, d_y: &Tensor, [h, w]: [usize; 2]) -> Result<Tensor> {
+pub(crate) fn upsample_grad(engine: &Engine, d_y: &Tensor, size: [usize; 2]) -> Result<Tensor> {
+    with_scalar!("upsample_nearest_grad", d_y.dtype(), E => upsample_grad_typed::<E>(engine, d_y, size))
+}
+
+fn upsample_grad_typed<E: Scalar>(engine: &Engine, d_y: &Tensor, [h, w]: [usize; 2]) -> Result<Tensor> {
     const OP: &str = "upsample_nearest_grad";
     let [n, big_h, big_w, c] = d_y.nhwc(OP)?;
-    let from = floats_of(OP, "the upstream gradient", d_y, n * big_h * big_w * c)?;
+    let from = elements_of::<E>(OP, "the upstream gradient", d_y, n * big_h * big_w * c)?;
     if h == 0 || w == 0 {
         return Err(shape_error(OP, "size", "at least one pixel", format!("[{h}, {w}]")));
     }
     // Copies of source index i are those j with floor(j * small / big) = i.
     let copies =
         |i: usize, small: usize, big: usize| (i * big).div_ceil(small)..((i + 1) * big).div_ceil(small);
-    Tensor::build(&[n, h, w, c], |d_x: &mut [f32]| {
+    Tensor::build(&[n, h, w, c], |d_x: &mut [E]| {
         engine.pool.run_pieces(d_x, w * c, |line, d_x| {
             let (image, y) = (line / h, line % h);
-            d_x.fill(0.0);
-            for big_y in copies(y, h, big_h) {
-                let from = &from[(image * big_h + big_y) * big_w * c..][..big_w * c];
-                for (x, d_x) in d_x.chunks_exact_mut(c.max(1)).enumerate() {
-                    for big_x in copies(x, w, big_w) {
-                        engine.tier.run(AddTo { sum: d_x, x: &from[big_x * c..(big_x + 1) * c] });
-                    }
-                }
+            let lines: Vec<&[E]> = copies(y, h, big_h)
+                .map(|big_y| &from[(image * big_h + big_y) * big_w * c..][..big_w * c])
+                .collect();
+            for (x, d_x) in d_x.chunks_exact_mut(c.max(1)).enumerate() {
+                engine.tier.run(SumPixels { lines: &lines, pixels: copies(x, w, big_w), sum: d_x });
             }
         });
     })
 }
 
-struct AddTo<'a> {
-    sum: &'a mut [f32],
-    x: &'a [f32],
+/// Sums the same pixels of some lines, in order.
+struct SumPixels<'a, E> {
+    lines: &'a [&'a [E]],
+    pixels: std::ops::Range<usize>,
+    sum: &'a mut [E],
 }
 
-impl Kernel for AddTo<'_> {
+impl<E: Scalar> Kernel for SumPixels<'_, E> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        self.sum.iter_mut().zip(self.x).for_each(|(sum, x)| *sum += x);
+    fn run<S: Simd>(self, s: S) {
+        let c = self.sum.len();
+        for at in (0..c).step_by(S::LANES) {
+            let end = (at + S::LANES).min(c);
+            let mut sum = s.splat(0.0);
+            for line in self.lines {
+                for pixel in self.pixels.clone() {
+                    sum = s.add(sum, E::read(s, &line[pixel * c + at..pixel * c + end]));
+                }
+            }
+            E::write(s, &mut self.sum[at..end], sum);
+        }
     }
 }

@@ -13,6 +13,7 @@ use scumble_tensor::{Result, Tensor, shape_error};
 
 use crate::engine::Engine;
 use crate::operands::{expect_same, floats, floats_of};
+use crate::simd::{Scalar, with_scalar};
 
 fn penalty(kind: LossKind, d: f32) -> f32 {
     let arc = |c: f32| if d == 0.0 { 0.0 } else { d * d / ((d * d + c * c).sqrt() + c) };
@@ -33,10 +34,10 @@ fn slope(kind: LossKind, d: f32) -> f32 {
 }
 
 /// Operands of a loss, checked.
-struct Samples<'t> {
+struct Samples<'t, E> {
     kind: LossKind,
-    pred: &'t [f32],
-    target: &'t [f32],
+    pred: &'t [E],
+    target: &'t [E],
     weight: Option<&'t [f32]>,
     count: usize,
     /// Elements of a sample, and how many of them share a weight.
@@ -44,7 +45,7 @@ struct Samples<'t> {
     per_weight: usize,
 }
 
-impl<'t> Samples<'t> {
+impl<'t, E: Scalar> Samples<'t, E> {
     fn new(
         op: &'static str,
         kind: LossKind,
@@ -73,8 +74,8 @@ impl<'t> Samples<'t> {
         }
         Ok(Self {
             kind,
-            pred: floats(op, "the prediction", pred)?,
-            target: floats(op, "the target", target)?,
+            pred: crate::operands::elements(op, "the prediction", pred)?,
+            target: crate::operands::elements(op, "the target", target)?,
             weight: weight.map(|weight| floats(op, "the weight", weight)).transpose()?,
             count,
             elements,
@@ -87,7 +88,7 @@ impl<'t> Samples<'t> {
     }
 
     fn difference(&self, element: usize) -> f32 {
-        self.pred[element] - self.target[element]
+        self.pred[element].widen() - self.target[element].widen()
     }
 }
 
@@ -99,14 +100,16 @@ pub(crate) fn loss(
     target: &Tensor,
     weight: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let samples = Samples::new("loss", kind, pred, target, weight)?;
-    Tensor::build(&[samples.count], |to: &mut [f32]| {
-        engine.pool.run_pieces(to, 1, |sample, to| {
-            let range = sample * samples.elements..(sample + 1) * samples.elements;
-            let term =
-                |element| f64::from(samples.weight(element) * penalty(kind, samples.difference(element)));
-            to[0] = (range.map(term).sum::<f64>() / samples.elements as f64) as f32;
-        });
+    with_scalar!("loss", pred.dtype(), E => {
+        let samples = Samples::<E>::new("loss", kind, pred, target, weight)?;
+        Tensor::build(&[samples.count], |to: &mut [f32]| {
+            engine.pool.run_pieces(to, 1, |sample, to| {
+                let range = sample * samples.elements..(sample + 1) * samples.elements;
+                let term =
+                    |element| f64::from(samples.weight(element) * penalty(kind, samples.difference(element)));
+                to[0] = (range.map(term).sum::<f64>() / samples.elements as f64) as f32;
+            });
+        })
     })
 }
 
@@ -119,15 +122,18 @@ pub(crate) fn loss_grad(
     weight: Option<&Tensor>,
     upstream: &Tensor,
 ) -> Result<Tensor> {
-    let samples = Samples::new("loss_grad", kind, pred, target, weight)?;
-    let upstream = floats_of("loss_grad", "the upstream gradient", upstream, samples.count)?;
-    Tensor::build(pred.dims(), |to: &mut [f32]| {
-        engine.pool.run_pieces(to, samples.elements, |sample, to| {
-            let share = upstream[sample] / samples.elements as f32;
-            for (index, to) in to.iter_mut().enumerate() {
-                let element = sample * samples.elements + index;
-                *to = share * samples.weight(element) * slope(samples.kind, samples.difference(element));
-            }
-        });
+    with_scalar!("loss_grad", pred.dtype(), E => {
+        let samples = Samples::<E>::new("loss_grad", kind, pred, target, weight)?;
+        let upstream = floats_of("loss_grad", "the upstream gradient", upstream, samples.count)?;
+        Tensor::build(pred.dims(), |to: &mut [E]| {
+            engine.pool.run_pieces(to, samples.elements, |sample, to| {
+                let share = upstream[sample] / samples.elements as f32;
+                for (index, to) in to.iter_mut().enumerate() {
+                    let element = sample * samples.elements + index;
+                    let slope = slope(samples.kind, samples.difference(element));
+                    *to = E::narrow(share * samples.weight(element) * slope);
+                }
+            });
+        })
     })
 }

@@ -1,8 +1,42 @@
 //! Checks at the door: element types and sizes of operands, with errors that name op, operand and what would fit.
 
+use std::borrow::Cow;
+
+use half::bf16;
 use scumble_tensor::{DType, Error, Result, Tensor, shape_error};
 
-/// The floats of an operand; other types have no kernel here.
+use crate::simd::Scalar;
+
+/// The elements of an operand that must be of type `E`: ops compute in one type, which their first operand has.
+pub(crate) fn elements<'t, E: Scalar>(op: &'static str, what: &str, tensor: &'t Tensor) -> Result<&'t [E]> {
+    if tensor.dtype() != E::DTYPE {
+        return Err(unsupported(op, format!("{what} of type {} beside {}", tensor.dtype(), E::DTYPE)));
+    }
+    tensor.as_slice::<E>()
+}
+
+/// The elements of an operand that must have `count` of them.
+pub(crate) fn elements_of<'t, E: Scalar>(
+    op: &'static str,
+    what: &'static str,
+    tensor: &'t Tensor,
+    count: usize,
+) -> Result<&'t [E]> {
+    expect_count(op, what, tensor, count)?;
+    elements(op, what, tensor)
+}
+
+/// The elements of an optional operand.
+pub(crate) fn optional<'t, E: Scalar>(
+    op: &'static str,
+    what: &'static str,
+    tensor: Option<&'t Tensor>,
+    count: usize,
+) -> Result<Option<&'t [E]>> {
+    tensor.map(|tensor| elements_of(op, what, tensor, count)).transpose()
+}
+
+/// The floats of an operand that is f32 beside every type.
 pub(crate) fn floats<'t>(op: &'static str, what: &str, tensor: &'t Tensor) -> Result<&'t [f32]> {
     if tensor.dtype() != DType::F32 {
         return Err(unsupported(op, format!("{what} of type {}", tensor.dtype())));
@@ -10,7 +44,7 @@ pub(crate) fn floats<'t>(op: &'static str, what: &str, tensor: &'t Tensor) -> Re
     tensor.as_slice::<f32>()
 }
 
-/// The floats of an operand that must have `count` elements.
+/// The floats of an operand that is f32 beside every type and must have `count` elements.
 pub(crate) fn floats_of<'t>(
     op: &'static str,
     what: &'static str,
@@ -21,14 +55,19 @@ pub(crate) fn floats_of<'t>(
     floats(op, what, tensor)
 }
 
-/// The floats of an optional operand.
-pub(crate) fn optional<'t>(
+/// One number a channel, widened: few enough that a copy costs nothing.
+pub(crate) fn channels<'t>(
     op: &'static str,
     what: &'static str,
-    tensor: Option<&'t Tensor>,
+    tensor: &'t Tensor,
     count: usize,
-) -> Result<Option<&'t [f32]>> {
-    tensor.map(|tensor| floats_of(op, what, tensor, count)).transpose()
+) -> Result<Cow<'t, [f32]>> {
+    expect_count(op, what, tensor, count)?;
+    match tensor.dtype() {
+        DType::F32 => Ok(Cow::Borrowed(tensor.as_slice()?)),
+        DType::BF16 => Ok(tensor.as_slice::<bf16>()?.iter().map(|&value| value.widen()).collect()),
+        other => Err(unsupported(op, format!("{what} of type {other}"))),
+    }
 }
 
 /// Errors unless the tensor has `count` elements.

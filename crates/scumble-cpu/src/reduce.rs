@@ -6,8 +6,8 @@ use scumble_tensor::{DType, Result, Tensor, shape_error, with_element};
 
 use crate::elementwise::PIECE;
 use crate::engine::{Engine, Scratch};
-use crate::operands::{floats, images, unsupported};
-use crate::simd::{Kernel, Simd};
+use crate::operands::{elements, images, unsupported};
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// Rows of a piece of an `[n, inner, c]` tensor: few enough for f32 sums, enough to be worth a task.
 pub(crate) fn piece_rows(c: usize) -> usize {
@@ -40,22 +40,23 @@ pub(crate) fn column_sums<const TERMS: usize>(
     Ok(total)
 }
 
-struct AddRows<'a> {
-    x: &'a [f32],
-    sums: &'a mut [f32],
+/// Adds rows to sums as wide as a row.
+pub(crate) struct AddRows<'a, E> {
+    pub x: &'a [E],
+    pub sums: &'a mut [f32],
 }
 
-impl Kernel for AddRows<'_> {
+impl<E: Scalar> Kernel for AddRows<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for row in self.x.chunks_exact(self.sums.len().max(1)) {
-            self.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            self.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.widen());
         }
     }
 }
 
-fn sums(engine: &Engine, x: &[f32], shape: [usize; 3]) -> Result<Vec<f64>> {
+fn sums<E: Scalar>(engine: &Engine, x: &[E], shape: [usize; 3]) -> Result<Vec<f64>> {
     let [_, inner, c] = shape;
     column_sums::<1>(engine, shape, |image, first, rows, sums| {
         let x = &x[(image * inner + first) * c..][..rows * c];
@@ -63,24 +64,30 @@ fn sums(engine: &Engine, x: &[f32], shape: [usize; 3]) -> Result<Vec<f64>> {
     })
 }
 
-fn narrowed(dims: &[usize], values: &[f64]) -> Result<Tensor> {
-    Tensor::build(dims, |to: &mut [f32]| {
-        to.iter_mut().zip(values).for_each(|(to, &value)| *to = value as f32);
+fn narrowed<E: Scalar>(dims: &[usize], values: &[f64]) -> Result<Tensor> {
+    Tensor::build(dims, |to: &mut [E]| {
+        to.iter_mut().zip(values).for_each(|(to, &value)| *to = E::from_f64(value));
     })
 }
 
 /// `[n, ..., c]` -> `[n, c]`.
 pub(crate) fn sum_per_image(engine: &Engine, x: &Tensor) -> Result<Tensor> {
-    let shape = images("sum_per_image", x)?;
-    let sums = sums(engine, floats("sum_per_image", "the input", x)?, shape)?;
-    narrowed(&[shape[0], shape[2]], &sums)
+    const OP: &str = "sum_per_image";
+    let shape = images(OP, x)?;
+    with_scalar!(OP, x.dtype(), E => {
+        let sums = sums(engine, elements::<E>(OP, "the input", x)?, shape)?;
+        narrowed::<E>(&[shape[0], shape[2]], &sums)
+    })
 }
 
-/// `[..., c]` -> `[c]`.
+/// `[..., c]` -> f32 `[c]`.
 pub(crate) fn sum_rows(engine: &Engine, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "sum_rows";
     let (rows, c) = (x.shape().rows(), x.shape().last());
-    let sums = sums(engine, floats("sum_rows", "the input", x)?, [1, rows, c])?;
-    narrowed(&[c], &sums)
+    with_scalar!(OP, x.dtype(), E => {
+        let sums = sums(engine, elements::<E>(OP, "the input", x)?, [1, rows, c])?;
+        narrowed::<f32>(&[c], &sums)
+    })
 }
 
 /// Sum of squares, f64 throughout.
@@ -88,52 +95,59 @@ pub(crate) fn sum_squares(engine: &Engine, x: &Tensor) -> Result<f64> {
     if !x.dtype().is_float() {
         return Err(unsupported("sum_squares", format!("the input of type {}", x.dtype())));
     }
-    if x.dtype() != DType::F32 {
+    if !matches!(x.dtype(), DType::F32 | DType::BF16) {
         let bytes = x.bytes()?;
         return with_element!(x.dtype(), T => {
             let values = bytemuck::cast_slice::<u8, T>(bytes);
             Ok(values.iter().map(|&value| scumble_tensor::Element::to_f64(value).powi(2)).sum())
         });
     }
-    let from = x.as_slice::<f32>()?;
-    let mut partial = vec![0.0f64; from.len().div_ceil(PIECE)];
-    engine.pool.run_pieces(&mut partial, 1, |index, sum| {
-        let start = index * PIECE;
-        let x = &from[start..from.len().min(start + PIECE)];
-        sum[0] = engine.tier.run(Squares { x });
-    });
-    Ok(partial.iter().sum())
+    with_scalar!("sum_squares", x.dtype(), E => {
+        let from = x.as_slice::<E>()?;
+        let mut partial = vec![0.0f64; from.len().div_ceil(PIECE)];
+        engine.pool.run_pieces(&mut partial, 1, |index, sum| {
+            let start = index * PIECE;
+            let x = &from[start..from.len().min(start + PIECE)];
+            sum[0] = engine.tier.run(Squares { x });
+        });
+        Ok(partial.iter().sum())
+    })
 }
 
-struct Squares<'a> {
-    x: &'a [f32],
+struct Squares<'a, E> {
+    x: &'a [E],
 }
 
-impl Kernel for Squares<'_> {
+impl<E: Scalar> Kernel for Squares<'_, E> {
     type Output = f64;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> f64 {
         let mut lanes = [0.0f64; 16];
+        let square = |x: E| f64::from(x.widen()) * f64::from(x.widen());
         let (whole, rest) = self.x.as_chunks::<16>();
         for chunk in whole {
-            lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
+            lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane += square(x));
         }
-        lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane += f64::from(x) * f64::from(x));
+        lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane += square(x));
         lanes.iter().sum()
     }
 }
 
 /// `x [n, ..., c] + t [n, c]`.
 pub(crate) fn add_per_image(engine: &Engine, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+    with_scalar!("add_per_image", x.dtype(), E => add_per_image_typed::<E>(engine, x, t))
+}
+
+fn add_per_image_typed<E: Scalar>(engine: &Engine, x: &Tensor, t: &Tensor) -> Result<Tensor> {
     let [n, inner, c] = images("add_per_image", x)?;
-    let from = floats("add_per_image", "the input", x)?;
+    let from = elements::<E>("add_per_image", "the input", x)?;
     if t.dims() != [n, c] {
         return Err(shape_error("add_per_image", "the addend", format!("[{n}, {c}]"), t.shape()));
     }
-    let t = floats("add_per_image", "the addend", t)?;
+    let t = elements::<E>("add_per_image", "the addend", t)?;
     let rows = (PIECE / c.max(1)).max(1);
     let pieces = inner.div_ceil(rows);
-    Tensor::build(x.dims(), |y: &mut [f32]| {
+    Tensor::build(x.dims(), |y: &mut [E]| {
         let y = crate::pool::SharedMut::new(y);
         engine.pool.run(n * pieces, |index, _| {
             let (image, first) = (index / pieces, (index % pieces) * rows);
@@ -145,19 +159,22 @@ pub(crate) fn add_per_image(engine: &Engine, x: &Tensor, t: &Tensor) -> Result<T
     })
 }
 
-struct AddToRows<'a> {
-    x: &'a [f32],
-    t: &'a [f32],
-    y: &'a mut [f32],
+struct AddToRows<'a, E> {
+    x: &'a [E],
+    t: &'a [E],
+    y: &'a mut [E],
 }
 
-impl Kernel for AddToRows<'_> {
+impl<E: Scalar> Kernel for AddToRows<'_, E> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let c = self.t.len().max(1);
         for (y, x) in self.y.chunks_exact_mut(c).zip(self.x.chunks_exact(c)) {
-            y.iter_mut().zip(x).zip(self.t).for_each(|((y, x), t)| *y = x + t);
+            let operands = x.chunks(S::LANES).zip(self.t.chunks(S::LANES));
+            for (y, (x, t)) in y.chunks_mut(S::LANES).zip(operands) {
+                E::write(s, y, s.add(E::read(s, x), E::read(s, t)));
+            }
         }
     }
 }

@@ -13,20 +13,22 @@ fn every_tier_passes_the_suite() {
     for tier in Tier::available() {
         for threads in [1, 2] {
             let backend = CpuBackend::with_tier(tier, Some(threads)).unwrap();
-            let report = conformance::run(&backend, DType::F32);
-            assert!(report.is_clean(), "{threads} threads: {report}");
+            for dtype in [DType::F32, DType::BF16] {
+                let report = conformance::run(&backend, dtype);
+                assert!(report.is_clean(), "{threads} threads: {report}");
+            }
         }
     }
 }
 
-fn random(generator: &mut Generator, dims: &[usize]) -> Tensor {
-    Tensor::from_slice(&generator.randn(dims.iter().product()), dims).unwrap()
+fn random(generator: &mut Generator, dims: &[usize], dtype: DType) -> Tensor {
+    Tensor::from_slice(&generator.randn(dims.iter().product()), dims).unwrap().to_dtype(dtype).unwrap()
 }
 
 /// Results of ops that cut their work for threads, at sizes with several tasks and with tails.
-fn results(backend: &dyn Backend) -> Vec<Tensor> {
+fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
     let mut generator = Generator::new(7);
-    let mut tensor = |dims: &[usize]| random(&mut generator, dims);
+    let mut tensor = |dims: &[usize]| random(&mut generator, dims, dtype);
     let (x, w, bias) = (tensor(&[1, 19, 23, 37]), tensor(&[71, 3, 3, 37]), tensor(&[71]));
     let spec = Conv2dSpec { stride: 2, padding: Padding::same(1) };
     let y = backend.conv2d(&x, &w, Some(&bias), None, spec).unwrap();
@@ -54,13 +56,13 @@ fn results(backend: &dyn Backend) -> Vec<Tensor> {
 
 #[test]
 fn threads_do_not_show() {
-    for tier in Tier::available() {
-        let alone = results(&CpuBackend::with_tier(tier, Some(1)).unwrap());
+    for (tier, dtype) in Tier::available().into_iter().flat_map(|t| [(t, DType::F32), (t, DType::BF16)]) {
+        let alone = results(&CpuBackend::with_tier(tier, Some(1)).unwrap(), dtype);
         for threads in [2, 3, 7] {
-            let together = results(&CpuBackend::with_tier(tier, Some(threads)).unwrap());
+            let together = results(&CpuBackend::with_tier(tier, Some(threads)).unwrap(), dtype);
             for (index, (alone, together)) in alone.iter().zip(&together).enumerate() {
                 let same = alone.bytes().unwrap() == together.bytes().unwrap();
-                assert!(same, "{}: result {index} differs with {threads} threads", tier.name());
+                assert!(same, "{} {dtype}: result {index} differs with {threads} threads", tier.name());
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Every byte of a block was written at least once (fresh blocks come zeroed), so handing out a used block as
 //! plain data is sound; its content is whatever the last user left.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +18,12 @@ pub const ALIGNMENT: usize = 64;
 
 /// Blocks below this size are not pooled: the system allocator keeps them cheap.
 const SMALLEST_POOLED: usize = 16 << 10;
+
+/// A huge page of the usual systems.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Blocks from this size on are aligned to huge pages and ask for them.
+const SMALLEST_HUGE: usize = 2 * HUGE_PAGE;
 
 static POOL: Mutex<BTreeMap<usize, Vec<Block>>> = Mutex::new(BTreeMap::new());
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -69,20 +75,44 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
+    fn layout(capacity: usize) -> Option<Layout> {
+        let alignment = if capacity >= SMALLEST_HUGE { HUGE_PAGE } else { ALIGNMENT };
+        Layout::from_size_align(capacity, alignment).ok()
+    }
+
     fn allocate(capacity: usize) -> Result<Self> {
-        let layout = Layout::from_size_align(capacity, ALIGNMENT)
-            .map_err(|_| Error::OutOfMemory { bytes: capacity })?;
-        // SAFETY: `capacity` is at least ALIGNMENT (see `capacity_for`), so the layout is not empty.
-        let pointer =
-            NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Error::OutOfMemory { bytes: capacity })?;
+        let out_of_memory = Error::OutOfMemory { bytes: capacity };
+        let Some(layout) = Self::layout(capacity) else { return Err(out_of_memory) };
+        if capacity < SMALLEST_HUGE {
+            // SAFETY: `capacity` is at least ALIGNMENT (see `capacity_for`), so the layout is not empty.
+            let Some(pointer) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { return Err(out_of_memory) };
+            return Ok(Self { pointer, capacity });
+        }
+        // SAFETY: as above.
+        let Some(pointer) = NonNull::new(unsafe { alloc(layout) }) else { return Err(out_of_memory) };
+        ask_for_huge_pages(pointer.as_ptr(), capacity);
+        // SAFETY: the block was just allocated with this size.
+        unsafe { pointer.as_ptr().write_bytes(0, capacity) };
         Ok(Self { pointer, capacity })
     }
 
     fn free(self) {
+        let Some(layout) = Self::layout(self.capacity) else { return };
         // SAFETY: allocated in `allocate` with exactly this layout, and owned by `self`.
-        unsafe { dealloc(self.pointer.as_ptr(), Layout::from_size_align_unchecked(self.capacity, ALIGNMENT)) }
+        unsafe { dealloc(self.pointer.as_ptr(), layout) }
     }
 }
+
+/// Lets the system back a fresh block with huge pages: kernels that walk large pictures and weights otherwise spend a
+/// good part of their time looking up addresses. It is a wish; without it everything works as well, slower.
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
+    // SAFETY: advice about a range of this process' own memory that changes no content.
+    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages(_: *mut u8, _: usize) {}
 
 /// Rounds up so that nearby sizes share blocks: to an eighth of the size's power of two, at most 12.5 % waste.
 fn capacity_for(bytes: usize) -> Option<usize> {

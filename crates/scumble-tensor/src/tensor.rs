@@ -232,8 +232,9 @@ impl Tensor {
         with_element!(self.dtype(), S => with_element!(dtype, D => {
             let source = bytemuck::cast_slice::<u8, S>(bytes);
             let mut buffer = HostBuffer::for_overwrite(self.numel() * dtype.size())?;
+            // Named by its trait: `half`'s own `from_f64` drops bits before it rounds.
             for (to, &from) in bytemuck::cast_slice_mut::<u8, D>(buffer.as_mut_bytes()).iter_mut().zip(source) {
-                *to = D::from_f64(Element::to_f64(from));
+                *to = <D as Element>::from_f64(Element::to_f64(from));
             }
             Self::from_buffer(dtype, buffer, self.dims())
         }))
@@ -284,6 +285,13 @@ mod tests {
         assert_eq!(x.to_dtype(DType::BF16).unwrap().as_slice::<bf16>().unwrap()[1].to_f32(), 2.5);
         assert!(x.reshape(&[3]).is_err());
         assert!(x.as_slice::<f64>().is_err());
+    }
+
+    /// Just above a tie between two bf16 numbers: dropping the last bits first would round it down.
+    #[test]
+    fn conversion_rounds_once() {
+        let x = Tensor::from_slice(&[f32::from_bits(0x3f80_8001), f32::from_bits(0x3f80_8000)], &[2]).unwrap();
+        assert_eq!(x.to_dtype(DType::BF16).unwrap().to_vec::<f32>().unwrap(), [1.007_812_5, 1.0]);
     }
 
     #[test]

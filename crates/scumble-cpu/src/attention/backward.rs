@@ -22,7 +22,7 @@ use crate::gemm::kernel::{ROWS, multiply_rows, multiply_strip, with_vectors, zer
 use crate::operands::floats_of;
 use crate::pool::SharedMut;
 use crate::simd::math::exp2;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// Queries of a block: a multiple of the tile's rows; two tiles of scores in the first-level cache.
 const QUERY_BLOCK: usize = 8 * ROWS;
@@ -30,10 +30,10 @@ const QUERY_BLOCK: usize = 8 * ROWS;
 const FEWEST_TASKS: usize = 16;
 
 /// What all tasks read.
-struct Problem<'a> {
+struct Problem<'a, E> {
     s: Sizes,
-    k: &'a [f32],
-    v: &'a [f32],
+    k: &'a [E],
+    v: &'a [E],
     /// `[b * heads, nq, row]`, heads apart.
     queries: &'a [f32],
     upstream: &'a [f32],
@@ -61,11 +61,28 @@ pub(crate) fn attention_grad(
     spec: AttentionSpec,
     wanted: [bool; 3],
 ) -> Result<AttentionGrads> {
+    with_scalar!("attention_grad", q.dtype(), E => {
+        attention_grad_typed::<E>(engine, d_o, q, k, v, o, lse, spec, wanted)
+    })
+}
+
+#[allow(clippy::too_many_arguments)] // the op has this many operands
+fn attention_grad_typed<E: Scalar>(
+    engine: &Engine,
+    d_o: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    o: &Tensor,
+    lse: &Tensor,
+    spec: AttentionSpec,
+    wanted: [bool; 3],
+) -> Result<AttentionGrads> {
     const OP: &str = "attention_grad";
     let s = Sizes::new(OP, q, k, v, &spec)?;
-    let [q_data, k_data, v_data] = operands(OP, q, k, v)?;
-    let upstream = like_queries(OP, "the upstream gradient", d_o, &s)?;
-    let o = like_queries(OP, "the result", o, &s)?;
+    let [q_data, k_data, v_data] = operands::<E>(OP, q, k, v)?;
+    let upstream = like_queries::<E>(OP, "the upstream gradient", d_o, &s)?;
+    let o = like_queries::<E>(OP, "the result", o, &s)?;
     let lse = floats_of(OP, "the log-sum-exp", lse, s.batch_heads() * s.queries)?;
     let shape = engine.panel_shape();
     let (row, key_row) = (s.width.next_multiple_of(ROWS), s.width.next_multiple_of(shape.lanes));
@@ -102,21 +119,21 @@ pub(crate) fn attention_grad(
 }
 
 fn zeros(like: &Tensor) -> Result<Tensor> {
-    Tensor::build(like.dims(), |to: &mut [f32]| to.fill(0.0))
+    Tensor::zeros(like.dtype(), like.dims())
 }
 
 /// The elements of an optional result.
-fn shared(tensor: &mut Option<Tensor>) -> Result<SharedMut<'_, f32>> {
+fn shared<E: Scalar>(tensor: &mut Option<Tensor>) -> Result<SharedMut<'_, E>> {
     let values = match tensor {
-        Some(tensor) => tensor.get_mut::<f32>()?,
+        Some(tensor) => tensor.get_mut::<E>()?,
         None => None,
     };
     Ok(SharedMut::new(values.unwrap_or_default()))
 }
 
-fn run_tasks(
+fn run_tasks<E: Scalar>(
     engine: &Engine,
-    problem: &Problem<'_>,
+    problem: &Problem<'_, E>,
     ranges: usize,
     parts: &mut [f32],
     d_k: &mut Option<Tensor>,
@@ -129,7 +146,7 @@ fn run_tasks(
     let scratch = Scratch::new(engine.pool.threads(), floats)?;
     let part = if problem.wanted[0] { s.queries * problem.key_row } else { 0 };
     let parts = SharedMut::new(parts);
-    let (d_k, d_v) = (shared(d_k)?, shared(d_v)?);
+    let (d_k, d_v) = (shared::<E>(d_k)?, shared::<E>(d_v)?);
     engine.pool.run(s.batch_heads() * ranges, |task, worker| {
         let (head, range) = (task / ranges, task % ranges);
         engine.tier.run(Range {
@@ -148,7 +165,7 @@ fn run_tasks(
 }
 
 /// `D = rowsum(do o)` for each head, `[b * heads, nq]`.
-fn dots(engine: &Engine, s: &Sizes, d_o: &[f32], o: &[f32]) -> Vec<f32> {
+fn dots<E: Scalar>(engine: &Engine, s: &Sizes, d_o: &[E], o: &[E]) -> Vec<f32> {
     let mut dots = vec![0.0f32; s.batch_heads() * s.queries];
     let pieces = s.queries.div_ceil(DOT_QUERIES);
     let parts = SharedMut::new(&mut dots);
@@ -170,15 +187,15 @@ const DOT_QUERIES: usize = 256;
 
 /// Products of rows, each summed in the order of the score kernel: where a query sees one key only, `do v^T - D` is
 /// then exactly 0, as it should be.
-struct Dots<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
+struct Dots<'a, E> {
+    a: &'a [E],
+    b: &'a [E],
     row: usize,
     width: usize,
     dots: &'a mut [f32],
 }
 
-impl Kernel for Dots<'_> {
+impl<E: Scalar> Kernel for Dots<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -188,7 +205,7 @@ impl Kernel for Dots<'_> {
             for d in 0..self.width {
                 for (index, sum) in sums.iter_mut().enumerate().take(dots.len()) {
                     let at = (group * 8 + index) * self.row + d;
-                    *sum = s.fma(s.splat(self.a[at]), s.splat(self.b[at]), *sum);
+                    *sum = s.fma(s.splat(self.a[at].widen()), s.splat(self.b[at].widen()), *sum);
                 }
             }
             for (dot, sum) in dots.iter_mut().zip(sums) {
@@ -201,16 +218,16 @@ impl Kernel for Dots<'_> {
 }
 
 /// Adds the ranges' parts in order, times the scale, into the queries' layout.
-fn add_parts(
+fn add_parts<E: Scalar>(
     engine: &Engine,
-    problem: &Problem<'_>,
+    problem: &Problem<'_, E>,
     ranges: usize,
     parts: &[f32],
     q: &Tensor,
 ) -> Result<Tensor> {
     let (s, row) = (problem.s, problem.key_row);
     let model = s.heads * s.width;
-    Tensor::build(q.dims(), |d_q: &mut [f32]| {
+    Tensor::build(q.dims(), |d_q: &mut [E]| {
         engine.pool.run_pieces(d_q, 16 * model, |piece, d_q| {
             for (index, to) in d_q.chunks_exact_mut(s.width).enumerate() {
                 let (line, head) = (piece * 16 + index / s.heads, index % s.heads);
@@ -219,28 +236,27 @@ fn add_parts(
                     let task = (batch * s.heads + head) * ranges + range;
                     &parts[(task * s.queries + query) * row..][..s.width]
                 };
-                to.copy_from_slice(from(0));
-                for range in 1..ranges {
-                    to.iter_mut().zip(from(range)).for_each(|(to, from)| *to += from);
+                for (d, to) in to.iter_mut().enumerate() {
+                    let sum = (1..ranges).fold(from(0)[d], |sum, range| sum + from(range)[d]);
+                    *to = E::narrow(sum * problem.scale);
                 }
-                to.iter_mut().for_each(|to| *to *= problem.scale);
             }
         });
     })
 }
 
 /// A range of keys of one head.
-struct Range<'a> {
-    p: &'a Problem<'a>,
+struct Range<'a, E> {
+    p: &'a Problem<'a, E>,
     head: usize,
     keys: (usize, usize),
     d_q: &'a mut [f32],
-    d_k: SharedMut<'a, f32>,
-    d_v: SharedMut<'a, f32>,
+    d_k: SharedMut<'a, E>,
+    d_v: SharedMut<'a, E>,
     scratch: &'a mut [f32],
 }
 
-impl Kernel for Range<'_> {
+impl<E: Scalar> Kernel for Range<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -267,7 +283,7 @@ struct Tiles<'a> {
     d_scores: &'a mut [f32],
 }
 
-impl Range<'_> {
+impl<E: Scalar> Range<'_, E> {
     #[inline(always)]
     fn panel<S: Simd, const NV: usize>(&mut self, s: S, first: usize, count: usize) {
         let problem = self.p;
@@ -305,7 +321,7 @@ impl Range<'_> {
             for key in 0..if wanted { count } else { 0 } {
                 // SAFETY: every task has keys of its own.
                 let to = unsafe { to.slice(start + key * model, width) };
-                to.iter_mut().enumerate().for_each(|(d, to)| *to = from[d * panel + key] * factor);
+                to.iter_mut().enumerate().for_each(|(d, to)| *to = E::narrow(from[d * panel + key] * factor));
             }
         }
         self.scratch = scratch;

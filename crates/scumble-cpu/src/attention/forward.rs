@@ -12,7 +12,7 @@ use crate::engine::{Engine, Scratch};
 use crate::gemm::kernel::{ROWS, multiply_rows, multiply_strip, zero};
 use crate::pool::SharedMut;
 use crate::simd::math::{MASKED, exp2};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// Keys whose scores are in the first-level cache at once: a multiple of the tile's rows.
 const KEY_BLOCK: usize = 8 * ROWS;
@@ -25,9 +25,19 @@ pub(crate) fn attention(
     v: &Tensor,
     spec: AttentionSpec,
 ) -> Result<(Tensor, Tensor)> {
+    with_scalar!("attention", q.dtype(), E => attention_typed::<E>(engine, q, k, v, spec))
+}
+
+fn attention_typed<E: Scalar>(
+    engine: &Engine,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spec: AttentionSpec,
+) -> Result<(Tensor, Tensor)> {
     const OP: &str = "attention";
     let s = Sizes::new(OP, q, k, v, &spec)?;
-    let [q_data, k_data, v_data] = operands(OP, q, k, v)?;
+    let [q_data, k_data, v_data] = operands::<E>(OP, q, k, v)?;
     let value_row = s.width.next_multiple_of(ROWS);
     let mut keys = Scratch::new(1, s.batch_heads() * s.keys * s.width)?;
     let mut values = Scratch::new(1, s.batch_heads() * s.keys * value_row)?;
@@ -39,7 +49,7 @@ pub(crate) fn attention(
     let scratch = Scratch::new(engine.pool.threads(), (s.width + value_row + KEY_BLOCK) * panel)?;
     let mut lse = vec![0.0f32; s.batch_heads() * s.queries];
     let lse_parts = SharedMut::new(&mut lse);
-    let o = Tensor::build(q.dims(), |o: &mut [f32]| {
+    let o = Tensor::build(q.dims(), |o: &mut [E]| {
         let o = SharedMut::new(o);
         engine.pool.run(s.batch_heads() * panels, |task, worker| {
             let (head, first) = (task / panels, (task % panels) * panel);
@@ -66,22 +76,22 @@ pub(crate) fn attention(
 }
 
 /// A panel of queries of one head.
-struct Panel<'a> {
+struct Panel<'a, E> {
     s: &'a Sizes,
     head: usize,
     first: usize,
     count: usize,
-    q: &'a [f32],
+    q: &'a [E],
     keys: &'a [f32],
     values: &'a [f32],
     value_row: usize,
     factor: f32,
     scratch: &'a mut [f32],
-    o: SharedMut<'a, f32>,
+    o: SharedMut<'a, E>,
     lse: &'a mut [f32],
 }
 
-impl Kernel for Panel<'_> {
+impl<E: Scalar> Kernel for Panel<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -89,7 +99,7 @@ impl Kernel for Panel<'_> {
     }
 }
 
-impl Panel<'_> {
+impl<E: Scalar> Panel<'_, E> {
     #[inline(always)]
     fn work<S: Simd, const NV: usize>(self, s: S) {
         let panel = NV * S::LANES;
@@ -125,7 +135,7 @@ impl Panel<'_> {
             // SAFETY: every task has queries of its own.
             let to = unsafe { self.o.slice(start + query * model, width) };
             let inverse = 1.0 / total;
-            to.iter_mut().enumerate().for_each(|(d, to)| *to = sums[d * panel + query] * inverse);
+            to.iter_mut().enumerate().for_each(|(d, to)| *to = E::narrow(sums[d * panel + query] * inverse));
         }
     }
 }

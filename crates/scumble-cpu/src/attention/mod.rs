@@ -17,8 +17,9 @@ use scumble_tensor::backend::AttentionSpec;
 use scumble_tensor::{Result, Tensor, shape_error};
 
 use crate::engine::Engine;
-use crate::operands::{expect_count, floats};
+use crate::operands::{elements, expect_count};
 use crate::pool::SharedMut;
+use crate::simd::{Kernel, Scalar, Simd};
 
 /// Sizes of an attention, checked.
 #[derive(Clone, Copy)]
@@ -62,8 +63,8 @@ impl Sizes {
     }
 }
 
-/// Copies heads apart: `x [b, tokens, heads * d]` -> `[b * heads, tokens, row]`, zeros behind the `d` floats.
-fn split_heads(engine: &Engine, s: &Sizes, x: &[f32], tokens: usize, row: usize, to: &mut [f32]) {
+/// Copies heads apart, widened: `x [b, tokens, heads * d]` -> `[b * heads, tokens, row]`, zeros behind the `d` floats.
+fn split_heads<E: Scalar>(engine: &Engine, s: &Sizes, x: &[E], tokens: usize, row: usize, to: &mut [f32]) {
     let to = SharedMut::new(to);
     let piece = 256;
     let pieces = tokens.div_ceil(piece);
@@ -72,19 +73,39 @@ fn split_heads(engine: &Engine, s: &Sizes, x: &[f32], tokens: usize, row: usize,
         let count = piece.min(tokens - first);
         // SAFETY: every task has rows of its own.
         let to = unsafe { to.slice((head * tokens + first) * row, count * row) };
-        for (token, to) in to.chunks_exact_mut(row.max(1)).enumerate() {
-            let line = (head / s.heads) * tokens + first + token;
-            let from = &x[line * s.heads * s.width + (head % s.heads) * s.width..][..s.width];
-            let (values, rest) = to.split_at_mut(s.width);
-            values.copy_from_slice(from);
-            rest.fill(0.0);
-        }
+        let start = ((head / s.heads) * tokens + first) * s.heads * s.width + (head % s.heads) * s.width;
+        let from = &x[start.min(x.len())..];
+        engine.tier.run(CopyRows { from, step: s.heads * s.width, width: s.width, to, row });
     });
 }
 
+struct CopyRows<'a, E> {
+    from: &'a [E],
+    step: usize,
+    width: usize,
+    to: &'a mut [f32],
+    row: usize,
+}
+
+impl<E: Scalar> Kernel for CopyRows<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (token, to) in self.to.chunks_exact_mut(self.row.max(1)).enumerate() {
+            let (values, rest) = to.split_at_mut(self.width);
+            let from = &self.from[token * self.step..][..self.width];
+            for (to, from) in values.chunks_mut(S::LANES).zip(from.chunks(S::LANES)) {
+                s.write(to, E::read(s, from));
+            }
+            rest.fill(0.0);
+        }
+    }
+}
+
 /// Transposes `count` rows of `width` floats (`row` apart) times `factor` into `[width][to_row]`, zeros behind.
-fn transpose_scaled(
-    from: &[f32],
+#[inline(always)]
+fn transpose_scaled<E: Scalar>(
+    from: &[E],
     row: usize,
     count: usize,
     width: usize,
@@ -94,24 +115,29 @@ fn transpose_scaled(
 ) {
     for (d, line) in to.chunks_exact_mut(to_row).take(width).enumerate() {
         for (index, value) in line[..count].iter_mut().enumerate() {
-            *value = from[index * row + d] * factor;
+            *value = from[index * row + d].widen() * factor;
         }
         line[count..].fill(0.0);
     }
 }
 
-/// The three operands' floats.
-fn operands<'t>(op: &'static str, q: &'t Tensor, k: &'t Tensor, v: &'t Tensor) -> Result<[&'t [f32]; 3]> {
-    Ok([floats(op, "the queries", q)?, floats(op, "the keys", k)?, floats(op, "the values", v)?])
+/// The three operands' elements.
+fn operands<'t, E: Scalar>(
+    op: &'static str,
+    q: &'t Tensor,
+    k: &'t Tensor,
+    v: &'t Tensor,
+) -> Result<[&'t [E]; 3]> {
+    Ok([elements(op, "the queries", q)?, elements(op, "the keys", k)?, elements(op, "the values", v)?])
 }
 
 /// Checks a tensor laid out as the queries.
-fn like_queries<'t>(
+fn like_queries<'t, E: Scalar>(
     op: &'static str,
     what: &'static str,
     tensor: &'t Tensor,
     s: &Sizes,
-) -> Result<&'t [f32]> {
+) -> Result<&'t [E]> {
     expect_count(op, what, tensor, s.batch * s.queries * s.heads * s.width)?;
-    floats(op, what, tensor)
+    elements(op, what, tensor)
 }

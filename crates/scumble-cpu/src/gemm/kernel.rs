@@ -35,25 +35,8 @@ pub(crate) unsafe fn multiply_rows<S: Simd, const NV: usize>(
     b: *const f32,
     b_step: usize,
 ) {
-    let mut sum = *acc;
-    let mut b = b;
-    for k in 0..depth {
-        // SAFETY: the caller's promise for step k.
-        unsafe {
-            let mut vectors = [s.splat(0.0); NV];
-            for (v, vector) in vectors.iter_mut().enumerate() {
-                *vector = s.load(b.add(v * S::LANES));
-            }
-            for (row, sum) in rows.iter().zip(&mut sum) {
-                let x = s.splat(*row.add(k));
-                for v in 0..NV {
-                    sum[v] = s.fma(x, vectors[v], sum[v]);
-                }
-            }
-            b = b.add(b_step);
-        }
-    }
-    *acc = sum;
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<S, NV>(s, acc, rows, 1, depth, b, b_step) }
 }
 
 /// Adds `depth` steps with the six values of `a` for one k next to each other, `a_step` floats to the next k.
@@ -70,8 +53,30 @@ pub(crate) unsafe fn multiply_strip<S: Simd, const NV: usize>(
     b: *const f32,
     b_step: usize,
 ) {
-    let mut sum = *acc;
-    let (mut a, mut b) = (a, b);
+    // SAFETY: with no depth the pointers are not read; else row r starts at the r-th of six floats.
+    let rows = std::array::from_fn(|r| a.wrapping_add(r));
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<S, NV>(s, acc, &rows, a_step, depth, b, b_step) }
+}
+
+/// Adds `depth` steps; row r has its value for step k at `rows[r] + k * step`.
+///
+/// # Safety
+/// As [`multiply_rows`], with `step` floats between the values of a row.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const NV: usize>(
+    s: S,
+    acc: &mut Acc<S, NV>,
+    rows: &[*const f32; ROWS],
+    step: usize,
+    depth: usize,
+    b: *const f32,
+    b_step: usize,
+) {
+    // Plain locals, one a row: the compiler keeps all of them in registers.
+    let [a0, a1, a2, a3, a4, a5] = *rows;
+    let [mut s0, mut s1, mut s2, mut s3, mut s4, mut s5] = *acc;
+    let (mut at, mut b) = (0, b);
     for _ in 0..depth {
         // SAFETY: the caller's promise for this step.
         unsafe {
@@ -79,17 +84,26 @@ pub(crate) unsafe fn multiply_strip<S: Simd, const NV: usize>(
             for (v, vector) in vectors.iter_mut().enumerate() {
                 *vector = s.load(b.add(v * S::LANES));
             }
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let x = s.splat(*a.add(r));
-                for v in 0..NV {
-                    sum[v] = s.fma(x, vectors[v], sum[v]);
-                }
-            }
-            a = a.add(a_step);
+            row_step(s, &mut s0, *a0.add(at), &vectors);
+            row_step(s, &mut s1, *a1.add(at), &vectors);
+            row_step(s, &mut s2, *a2.add(at), &vectors);
+            row_step(s, &mut s3, *a3.add(at), &vectors);
+            row_step(s, &mut s4, *a4.add(at), &vectors);
+            row_step(s, &mut s5, *a5.add(at), &vectors);
+            at += step;
             b = b.add(b_step);
         }
     }
-    *acc = sum;
+    *acc = [s0, s1, s2, s3, s4, s5];
+}
+
+/// One row's part of a step.
+#[inline(always)]
+fn row_step<S: Simd, const NV: usize>(s: S, sums: &mut [S::V; NV], a: f32, b: &[S::V; NV]) {
+    let a = s.splat(a);
+    for v in 0..NV {
+        sums[v] = s.fma(a, b[v], sums[v]);
+    }
 }
 
 /// Runs `$body` with the constant `$NV` bound to `$count` vectors (1 to 4), as far as the tier's panel reaches.

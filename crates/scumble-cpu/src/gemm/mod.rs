@@ -1,13 +1,17 @@
 //! Matrix product `out = alpha * a b^T' + bias + add` over anything an [`Operand`] can describe.
 //!
-//! The result is cut into tasks of some rows times some columns. One side ("b") is packed into panels that fit the
-//! second-level cache, the other ("a") is read in place, six rows at a time, broadcast. Depth is walked in blocks:
+//! The result is cut into tasks of some rows times some columns. Both sides are packed in f32, whatever they are in
+//! memory: one ("b") into panels of columns that all tasks share, the other ("a") by each task into strips of six rows.
+//! Depth is walked in blocks:
 //!
 //! ```text
-//! for group of depth blocks:             packed b of at most PACKED_BYTES
+//! for group of depth blocks:             packed b of at most PACKED_FLOATS
 //!   pack b                               tasks: panels
 //!   for rows x columns of the result:    tasks
-//!     for block, six rows, panel:        kernel, then add to the result
+//!     for block:
+//!       pack the task's rows of a        second-level cache
+//!       for panel:                       first-level cache
+//!         for six rows:                  kernel, then add to the sums
 //! ```
 //!
 //! Packing costs about one step an element, so the smaller side is packed: where the result has far fewer rows than
@@ -23,14 +27,15 @@ use scumble_tensor::Result;
 
 use crate::engine::{Engine, Scratch};
 use crate::pool::SharedMut;
+use crate::simd::Scalar;
 use kernel::ROWS;
 use operand::{Along, Block, Operand, blocks};
 use tile::{RowsTask, Source};
 
-/// Most depth of a block: six rows of it in the first-level cache, a panel group of it in the second.
-const BLOCK_DEPTH: usize = 384;
-/// Most columns a task walks at once: times the depth of a block, about half of a second-level cache.
-const TASK_COLUMNS: usize = 320;
+/// Most depth of a block: a panel of 64 columns is then 32 KiB, which a first-level cache holds.
+const BLOCK_DEPTH: usize = 128;
+/// Most columns of a task.
+const TASK_COLUMNS: usize = 640;
 /// Most rows of a task.
 const TASK_ROWS: usize = 192;
 /// Most floats of packed panels at once: they should stay in the last-level cache.
@@ -60,27 +65,32 @@ impl RowMap {
 }
 
 /// Where and how a product is written.
-pub(crate) struct Output<'a> {
+pub(crate) struct Output<'a, Y> {
     /// Holds element `(i, j)` at `rows.line(i) * stride + j`.
-    pub data: &'a mut [f32],
+    pub data: &'a mut [Y],
     pub stride: usize,
     pub rows: RowMap,
     pub alpha: f32,
     /// One for each column.
     pub bias: Option<&'a [f32]>,
     /// Laid out as `data`.
-    pub add: Option<&'a [f32]>,
+    pub add: Option<&'a [Y]>,
 }
 
-impl<'a> Output<'a> {
+impl<'a, Y> Output<'a, Y> {
     /// A whole matrix of `stride` columns, the product alone.
-    pub(crate) fn plain(data: &'a mut [f32], stride: usize) -> Self {
+    pub(crate) fn plain(data: &'a mut [Y], stride: usize) -> Self {
         Self { data, stride, rows: RowMap::Identity, alpha: 1.0, bias: None, add: None }
     }
 }
 
 /// Computes `out[i, j] = alpha * sum over k of a[i, k] b[j, k] + bias[j] + add[i, j]`.
-pub(crate) fn gemm(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) -> Result<()> {
+pub(crate) fn gemm<E: Scalar, Y: Scalar>(
+    engine: &Engine,
+    a: &Operand<'_, E>,
+    b: &Operand<'_, E>,
+    out: Output<'_, Y>,
+) -> Result<()> {
     if a.outer == 0 || b.outer == 0 {
         return Ok(());
     }
@@ -88,7 +98,7 @@ pub(crate) fn gemm(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Outpu
 }
 
 /// Whether packing `a` and turning the result costs less than packing `b`.
-fn transposed_is_cheaper(a: &Operand<'_>, b: &Operand<'_>) -> bool {
+fn transposed_is_cheaper<E>(a: &Operand<'_, E>, b: &Operand<'_, E>) -> bool {
     /// Steps that turning an element takes more than packing one.
     const TURNING: usize = 3;
     let (m, n) = (a.outer, b.outer);
@@ -97,10 +107,15 @@ fn transposed_is_cheaper(a: &Operand<'_>, b: &Operand<'_>) -> bool {
 }
 
 /// The product with the sides exchanged, then turned.
-fn transposed(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) -> Result<()> {
+fn transposed<E: Scalar, Y: Scalar>(
+    engine: &Engine,
+    a: &Operand<'_, E>,
+    b: &Operand<'_, E>,
+    out: Output<'_, Y>,
+) -> Result<()> {
     let (m, n) = (a.outer, b.outer);
     let mut scratch = Scratch::new(1, m * n)?;
-    let turned = scratch.all();
+    let turned = &mut scratch.all()[..m * n];
     direct(engine, b, a, Output::plain(turned, m))?;
     let turned = &*turned;
     let lines = SharedMut::new(out.data);
@@ -113,12 +128,10 @@ fn transposed(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>
             let at = out.rows.line(row) * out.stride + columns.start;
             // SAFETY: every task has rows and columns of its own.
             let line = unsafe { lines.slice(at, columns.len()) };
-            for (to, column) in line.iter_mut().zip(columns.clone()) {
+            for (index, (to, column)) in line.iter_mut().zip(columns.clone()).enumerate() {
                 let bias = out.bias.map_or(0.0, |bias| bias[column]);
-                *to = out.alpha * turned[column * m + row] + bias;
-            }
-            if let Some(add) = out.add {
-                line.iter_mut().zip(&add[at..]).for_each(|(to, add)| *to += add);
+                let add = out.add.map_or(0.0, |add| add[at + index].widen());
+                *to = Y::narrow(out.alpha * turned[column * m + row] + bias + add);
             }
         }
     });
@@ -126,7 +139,12 @@ fn transposed(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>
 }
 
 /// The product with `b` packed.
-fn direct(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) -> Result<()> {
+fn direct<E: Scalar, Y: Scalar>(
+    engine: &Engine,
+    a: &Operand<'_, E>,
+    b: &Operand<'_, E>,
+    out: Output<'_, Y>,
+) -> Result<()> {
     let (m, n) = (a.outer, b.outer);
     let shape = engine.panel_shape();
     let blocks = blocks(a.segments, a.segment_len, BLOCK_DEPTH);
@@ -141,8 +159,10 @@ fn direct(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) ->
     let groups = group(&blocks, columns);
     let largest = groups.iter().map(|group| group.iter().map(|block| block.depth).sum::<usize>()).max();
     let mut packed = Scratch::new(1, largest.unwrap_or(0) * columns)?;
-    let strip_floats = if a.along == Along::Outer { task_rows * BLOCK_DEPTH } else { 0 };
-    let strips = Scratch::new(engine.pool.threads(), strip_floats)?;
+    let strips = Scratch::new(engine.pool.threads(), task_rows * BLOCK_DEPTH)?;
+    let sum_floats = if blocks.len() > 1 { m.next_multiple_of(ROWS) * columns } else { 0 };
+    let mut sums = Scratch::new(1, sum_floats)?;
+    let sums = SharedMut::new(sums.all());
     let data = SharedMut::new(out.data);
     for (index, group) in groups.iter().enumerate() {
         let packed = packed.all();
@@ -161,6 +181,7 @@ fn direct(engine: &Engine, a: &Operand<'_>, b: &Operand<'_>, out: Output<'_>) ->
                 source: &source,
                 rows: row..(row + task_rows).min(m),
                 columns: column..(column + task_columns).min(n),
+                sums,
                 data,
                 stride: out.stride,
                 map: out.rows,
@@ -189,7 +210,7 @@ fn group(blocks: &[Block], columns: usize) -> Vec<&[Block]> {
 }
 
 /// Packs all panels of some blocks, block after block.
-fn pack_group(engine: &Engine, b: &Operand<'_>, group: &[Block], packed: &mut [f32]) {
+fn pack_group<E: Scalar>(engine: &Engine, b: &Operand<'_, E>, group: &[Block], packed: &mut [f32]) {
     /// Panels that are packed together where memory runs along the outer index: long runs suit the memory.
     const TOGETHER: usize = 4;
     let shape = engine.panel_shape();
@@ -203,6 +224,6 @@ fn pack_group(engine: &Engine, b: &Operand<'_>, group: &[Block], packed: &mut [f
         let (width, depth) = ((shape.width * together).min(columns - first), group[block].depth);
         // SAFETY: every task has panels of its own.
         let to = unsafe { packed.slice(before * columns + first * depth, width * depth) };
-        pack::panels(b, &group[block], first, shape.width, to);
+        engine.tier.run(pack::Panels { b, block: &group[block], first, width: shape.width, to });
     });
 }

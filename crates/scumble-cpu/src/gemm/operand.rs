@@ -1,4 +1,4 @@
-//! What a product reads: matrices and pictures, seen as contiguous runs of floats.
+//! What a product reads: matrices and pictures of f32 or bf16, seen as contiguous runs.
 //!
 //! An operand has an outer index (a row or column of the result) and the depth that is summed over. The depth comes in
 //! segments: one for a matrix, one a kernel tap for a convolution. Memory is contiguous along the depth
@@ -6,7 +6,7 @@
 //! contiguous piece. A convolution is a product whose runs are looked up in the picture, or are zeros beside it, so
 //! its unfolded matrix never exists.
 
-/// Along which index neighbouring floats lie.
+/// Along which index neighbouring numbers lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Along {
     /// The summed index: a run is one outer index' part of a segment.
@@ -17,20 +17,20 @@ pub(crate) enum Along {
 
 /// Where runs are.
 #[derive(Clone)]
-pub(crate) enum Runs<'a> {
+pub(crate) enum Runs<'a, E> {
     /// At `offsets[segment] + major * stride`.
-    Matrix { data: &'a [f32], stride: usize, offsets: Vec<usize> },
+    Matrix { data: &'a [E], stride: usize, offsets: Vec<usize> },
     /// Pixels of a picture.
-    Pixels(Pixels<'a>),
+    Pixels(Pixels<'a, E>),
 }
 
 /// Pixels `[h, w, c]` of a batch: run `major = (image, y, x)` of a grid reads the pixel at
 /// `step * (y, x) + offsets[segment]`, or zeros when that is outside.
 #[derive(Clone)]
-pub(crate) struct Pixels<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Pixels<'a, E> {
+    pub data: &'a [E],
     /// At least `channels` zeros.
-    pub zeros: &'a [f32],
+    pub zeros: &'a [E],
     pub size: [usize; 2],
     pub channels: usize,
     pub grid: [usize; 2],
@@ -38,8 +38,8 @@ pub(crate) struct Pixels<'a> {
     pub offsets: Vec<[isize; 2]>,
 }
 
-impl<'a> Pixels<'a> {
-    fn run(&self, major: usize, segment: usize) -> &'a [f32] {
+impl<'a, E> Pixels<'a, E> {
+    fn run(&self, major: usize, segment: usize) -> &'a [E] {
         let [grid_h, grid_w] = self.grid;
         let (line, x) = (major / grid_w, major % grid_w);
         let (image, y) = (line / grid_h, line % grid_h);
@@ -59,8 +59,8 @@ impl<'a> Pixels<'a> {
 
 /// One side of a product.
 #[derive(Clone)]
-pub(crate) struct Operand<'a> {
-    pub runs: Runs<'a>,
+pub(crate) struct Operand<'a, E> {
+    pub runs: Runs<'a, E>,
     pub along: Along,
     /// Size of the outer index.
     pub outer: usize,
@@ -69,15 +69,15 @@ pub(crate) struct Operand<'a> {
     pub segment_len: usize,
 }
 
-impl<'a> Operand<'a> {
+impl<'a, E> Operand<'a, E> {
     /// `data [outer, depth]`.
-    pub(crate) fn rows(data: &'a [f32], outer: usize, depth: usize) -> Self {
+    pub(crate) fn rows(data: &'a [E], outer: usize, depth: usize) -> Self {
         let runs = Runs::Matrix { data, stride: depth, offsets: vec![0] };
         Self { runs, along: Along::Depth, outer, segments: 1, segment_len: depth }
     }
 
     /// `data [depth, outer]`.
-    pub(crate) fn columns(data: &'a [f32], outer: usize, depth: usize) -> Self {
+    pub(crate) fn columns(data: &'a [E], outer: usize, depth: usize) -> Self {
         let runs = Runs::Matrix { data, stride: outer, offsets: vec![0] };
         Self { runs, along: Along::Outer, outer, segments: 1, segment_len: depth }
     }
@@ -89,7 +89,7 @@ impl<'a> Operand<'a> {
 
     /// The run of `major` (an outer index, or a depth within the segment) in `segment`.
     #[inline]
-    pub(crate) fn run(&self, major: usize, segment: usize) -> &'a [f32] {
+    pub(crate) fn run(&self, major: usize, segment: usize) -> &'a [E] {
         let len = match self.along {
             Along::Depth => self.segment_len,
             Along::Outer => self.outer,

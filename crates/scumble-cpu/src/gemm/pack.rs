@@ -1,30 +1,73 @@
-//! Copies operands into the order the inner loop reads them in.
+//! Copies operands into the order the inner loop reads them in, widened to f32 on the way.
 //!
 //! * A panel of the vector side is `[depth][width]`, `width` the panel's columns rounded up to whole vectors.
-//! * Strips of the broadcast side are `[strip][depth][6]`; only needed when its memory runs along the outer index,
-//!   otherwise its rows are read where they are.
+//! * The broadcast side is `[strip][6][depth]` where its memory runs along the depth, else `[strip][depth][6]`: either
+//!   way whole runs are copied, and a block of it lies within a few pages however long the operand's rows are.
 
 use super::kernel::ROWS;
 use super::operand::{Along, Block, Operand};
+use crate::simd::{Kernel, Scalar, Simd};
 
 /// Packs columns of `b` from `first` on for one block, as panels of `width` columns (the last may be narrower) one
 /// after the other; `to` is as long as they are. Columns behind the end are zeros.
-pub(crate) fn panels(b: &Operand<'_>, block: &Block, first: usize, width: usize, to: &mut [f32]) {
-    if block.depth == 0 {
-        return;
-    }
-    match b.along {
-        Along::Outer => rows_to_panels(b, block, first, width, to),
-        Along::Depth => {
-            for (index, to) in to.chunks_mut(width * block.depth).enumerate() {
-                columns_to_panel(b, block, first + index * width, to);
+pub(crate) struct Panels<'a, E> {
+    pub b: &'a Operand<'a, E>,
+    pub block: &'a Block,
+    pub first: usize,
+    pub width: usize,
+    pub to: &'a mut [f32],
+}
+
+impl<E: Scalar> Kernel for Panels<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (b, block, first, width) = (self.b, self.block, self.first, self.width);
+        if block.depth == 0 {
+            return;
+        }
+        match b.along {
+            Along::Outer => rows_to_panels(s, b, block, first, width, self.to),
+            Along::Depth => {
+                for (index, to) in self.to.chunks_mut(width * block.depth).enumerate() {
+                    columns_to_panel(s, b, block, first + index * width, to);
+                }
             }
         }
     }
 }
 
+/// Copies a run, widened; what `to` has beyond it becomes zeros. Plain loops: this is inlined into hot ones, where
+/// chains of iterators are not always.
+#[inline(always)]
+fn copy<E: Scalar, S: Simd>(s: S, from: &[E], to: &mut [f32]) {
+    let len = from.len();
+    debug_assert!(len <= to.len());
+    let mut at = 0;
+    while at + S::LANES <= len {
+        s.write(&mut to[at..at + S::LANES], E::read(s, &from[at..at + S::LANES]));
+        at += S::LANES;
+    }
+    if at < len {
+        s.write(&mut to[at..len], E::read(s, &from[at..]));
+    }
+    let mut at = len;
+    while at < to.len() {
+        to[at] = 0.0;
+        at += 1;
+    }
+}
+
 /// Depth outermost: each run is read once, in order, and dealt out to the panels.
-fn rows_to_panels(b: &Operand<'_>, block: &Block, first: usize, width: usize, to: &mut [f32]) {
+#[inline(always)]
+fn rows_to_panels<E: Scalar, S: Simd>(
+    s: S,
+    b: &Operand<'_, E>,
+    block: &Block,
+    first: usize,
+    width: usize,
+    to: &mut [f32],
+) {
     let columns = to.len() / block.depth;
     let present = columns.min(b.outer - first);
     let panel = width * block.depth;
@@ -32,54 +75,136 @@ fn rows_to_panels(b: &Operand<'_>, block: &Block, first: usize, width: usize, to
     for chunk in &block.chunks {
         for k in 0..chunk.len {
             let run = &b.run(chunk.start + k, chunk.segment)[first..first + present];
-            for (index, values) in run.chunks(width).enumerate() {
-                let width = width.min(columns - index * width);
-                let start = index * panel + (depth + k) * width;
-                let line = &mut to[start..start + width];
-                line[..values.len()].copy_from_slice(values);
-                line[values.len()..].fill(0.0);
+            let (mut at, mut start) = (0, 0);
+            while at < present {
+                let width = width.min(columns - at);
+                let line = start + (depth + k) * width;
+                copy(s, &run[at..present.min(at + width)], &mut to[line..line + width]);
+                at += width;
+                start += panel;
             }
         }
         depth += chunk.len;
     }
 }
 
-/// One panel from runs along the depth: a transposition.
-fn columns_to_panel(b: &Operand<'_>, block: &Block, first: usize, to: &mut [f32]) {
+/// One panel from runs along the depth: a transposition, square by square.
+#[inline(always)]
+fn columns_to_panel<E: Scalar, S: Simd>(
+    s: S,
+    b: &Operand<'_, E>,
+    block: &Block,
+    first: usize,
+    to: &mut [f32],
+) {
     let width = to.len() / block.depth;
     let present = width.min(b.outer - first);
     let mut depth = 0;
     for chunk in &block.chunks {
         let to = &mut to[depth * width..(depth + chunk.len) * width];
         depth += chunk.len;
-        for column in 0..present {
-            let run = &b.run(first + column, chunk.segment)[chunk.start..chunk.start + chunk.len];
-            for (line, &value) in to.chunks_exact_mut(width).zip(run) {
-                line[column] = value;
+        for column in (0..width).step_by(S::LANES) {
+            let there = present.saturating_sub(column).min(S::LANES);
+            let run = |lane: usize| &b.run(first + column + lane, chunk.segment)[chunk.start..][..chunk.len];
+            if there == S::LANES {
+                turn_columns(s, run, chunk.len, &mut to[column..], width);
+                continue;
+            }
+            for line in to.chunks_exact_mut(width) {
+                line[column..column + S::LANES].fill(0.0);
+            }
+            for lane in 0..there {
+                for (line, &value) in to.chunks_exact_mut(width).zip(run(lane)) {
+                    line[column + lane] = value.widen();
+                }
             }
         }
-        to.chunks_exact_mut(width).for_each(|line| line[present..].fill(0.0));
     }
 }
 
-/// Packs rows `first..first + count` of `a` (memory along the outer index) for one block; rows behind the end are
-/// zeros.
-pub(crate) fn strips(a: &Operand<'_>, block: &Block, first: usize, count: usize, to: &mut [f32]) {
+/// `LANES` runs of `len` numbers as `LANES` neighbouring columns of lines `step` floats apart.
+#[inline(always)]
+fn turn_columns<'r, E: Scalar, S: Simd>(
+    s: S,
+    run: impl Fn(usize) -> &'r [E],
+    len: usize,
+    to: &mut [f32],
+    step: usize,
+) {
+    let mut rows = [std::ptr::null(); 16];
+    rows.iter_mut().take(S::LANES).enumerate().for_each(|(lane, row)| *row = run(lane).as_ptr());
+    let whole = len / S::LANES * S::LANES;
+    debug_assert!(len == 0 || to.len() >= (len - 1) * step + S::LANES);
+    for k in (0..whole).step_by(S::LANES) {
+        // SAFETY: each run has `len` numbers, and `to` lines for all of them.
+        unsafe {
+            let rows = rows.map(|row: *const E| row.wrapping_add(k));
+            s.turn(&rows, to.as_mut_ptr().add(k * step), step);
+        }
+    }
+    for lane in 0..if whole < len { S::LANES } else { 0 } {
+        for (k, value) in run(lane)[whole..].iter().enumerate() {
+            to[(whole + k) * step + lane] = value.widen();
+        }
+    }
+}
+
+/// Packs rows `first..first + count` of `a` for one block. Rows behind the end, up to a whole strip, are zeros.
+#[inline(always)]
+pub(crate) fn strips<E: Scalar, S: Simd>(
+    s: S,
+    a: &Operand<'_, E>,
+    block: &Block,
+    first: usize,
+    count: usize,
+    to: &mut [f32],
+) {
+    match a.along {
+        Along::Depth => rows_to_strips(s, a, block, first, count, to),
+        Along::Outer => columns_to_strips(s, a, block, first, count, to),
+    }
+}
+
+#[inline(always)]
+fn rows_to_strips<E: Scalar, S: Simd>(
+    s: S,
+    a: &Operand<'_, E>,
+    block: &Block,
+    first: usize,
+    count: usize,
+    to: &mut [f32],
+) {
+    let mut at = 0;
+    for row in 0..count {
+        for chunk in &block.chunks {
+            let run = &a.run(first + row, chunk.segment)[chunk.start..chunk.start + chunk.len];
+            copy(s, run, &mut to[at..at + chunk.len]);
+            at += chunk.len;
+        }
+    }
+    to[at..count.next_multiple_of(ROWS) * block.depth].fill(0.0);
+}
+
+#[inline(always)]
+fn columns_to_strips<E: Scalar, S: Simd>(
+    s: S,
+    a: &Operand<'_, E>,
+    block: &Block,
+    first: usize,
+    count: usize,
+    to: &mut [f32],
+) {
     let mut depth = 0;
     for chunk in &block.chunks {
-        for k in 0..chunk.len {
-            let run = &a.run(chunk.start + k, chunk.segment)[first..first + count];
-            let (whole, rest) = run.as_chunks::<ROWS>();
-            for (strip, values) in whole.iter().enumerate() {
-                let at = (strip * block.depth + depth + k) * ROWS;
-                to[at..at + ROWS].copy_from_slice(values);
+        for k in chunk.start..chunk.start + chunk.len {
+            let run = &a.run(k, chunk.segment)[first..first + count];
+            let (mut at, mut line) = (0, depth * ROWS);
+            while at < count {
+                copy(s, &run[at..count.min(at + ROWS)], &mut to[line..line + ROWS]);
+                at += ROWS;
+                line += block.depth * ROWS;
             }
-            if !rest.is_empty() {
-                let at = (whole.len() * block.depth + depth + k) * ROWS;
-                to[at..at + rest.len()].copy_from_slice(rest);
-                to[at + rest.len()..at + ROWS].fill(0.0);
-            }
+            depth += 1;
         }
-        depth += chunk.len;
     }
 }

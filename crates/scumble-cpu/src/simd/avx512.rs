@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use half::bf16;
+
+use super::{Kernel, Scalar, Simd};
 
 /// Proof that the machine has AVX-512F, BW, DQ, VL and FMA.
 #[derive(Clone, Copy)]
@@ -47,6 +49,36 @@ unsafe impl Simd for Avx512 {
     unsafe fn store_first(self, p: *mut f32, v: __m512, n: usize) {
         // SAFETY: as above; masked lanes are not touched.
         unsafe { _mm512_mask_storeu_ps(p, first(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m512 {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe { widened(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: __m512) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe { _mm256_storeu_si256(p.cast(), narrowed(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load_first_bf16(self, p: *const bf16, n: usize) -> __m512 {
+        // SAFETY: as above; masked lanes are not touched.
+        unsafe { widened(_mm256_maskz_loadu_epi16(first(n), p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_first_bf16(self, p: *mut bf16, v: __m512, n: usize) {
+        // SAFETY: as above; masked lanes are not touched.
+        unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), narrowed(v)) }
+    }
+    #[inline(always)]
+    unsafe fn turn<E: Scalar>(self, rows: &[*const E; 16], to: *mut f32, to_step: usize) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe {
+            let rows: [__m512; 16] = std::array::from_fn(|row| E::load(self, rows[row]));
+            for (k, column) in turned(rows).into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(k * to_step), column);
+            }
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -109,4 +141,64 @@ unsafe impl Simd for Avx512 {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
+}
+
+/// bf16 is the upper half of an f32.
+#[inline(always)]
+unsafe fn widened(half: __m256i) -> __m512 {
+    // SAFETY: only called where the feature is proven.
+    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))) }
+}
+
+/// Rounds to nearest, ties to even: half a unit less one is added, plus the bit that will be last. A NaN keeps its upper
+/// bits and stays one.
+#[inline(always)]
+unsafe fn narrowed(v: __m512) -> __m256i {
+    // SAFETY: only called where the feature is proven.
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+        let chosen = _mm512_mask_blend_epi32(nan, rounded, quiet);
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen))
+    }
+}
+
+/// Transposes 16 x 16: pairs of rows are interleaved by floats, pairs of those by doubles, then quarters are dealt out.
+#[inline(always)]
+unsafe fn turned(r: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: only called where the feature is proven.
+    unsafe {
+        let mut t = r;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        let double = |a: __m512, b: __m512, high: bool| {
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            _mm512_castpd_ps(if high { _mm512_unpackhi_pd(a, b) } else { _mm512_unpacklo_pd(a, b) })
+        };
+        let mut u = t;
+        for i in 0..4 {
+            u[4 * i] = double(t[4 * i], t[4 * i + 2], false);
+            u[4 * i + 1] = double(t[4 * i], t[4 * i + 2], true);
+            u[4 * i + 2] = double(t[4 * i + 1], t[4 * i + 3], false);
+            u[4 * i + 3] = double(t[4 * i + 1], t[4 * i + 3], true);
+        }
+        // Quarter q of u[4 i + j] holds column 4 q + j of rows 4 i .. 4 i + 4.
+        let mut out = u;
+        for j in 0..4 {
+            let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(u[j], u[4 + j]);
+            let high = _mm512_shuffle_f32x4::<0b10_00_10_00>(u[8 + j], u[12 + j]);
+            out[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high);
+            out[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high);
+            let low = _mm512_shuffle_f32x4::<0b11_01_11_01>(u[j], u[4 + j]);
+            let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(u[8 + j], u[12 + j]);
+            out[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high);
+            out[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high);
+        }
+        out
+    }
 }

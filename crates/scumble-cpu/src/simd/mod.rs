@@ -3,6 +3,10 @@
 //! A kernel is a struct with a body generic over [`Simd`]. [`Tier::run`](crate::Tier::run) enters a function compiled
 //! with the tier's instructions switched on, and everything marked `#[inline(always)]` below it is compiled with them
 //! too. A value of a `Simd` type is the proof that the machine has the instructions: only `Tier::run` makes one.
+//!
+//! Registers hold f32. Memory may hold f32 or bf16: a [`Scalar`] says how a register is read from and written to it.
+
+use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -12,6 +16,9 @@ pub(crate) mod math;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod portable;
+mod scalar;
+
+pub(crate) use scalar::{Scalar, with_scalar};
 
 /// Vectors of f32 and what kernels do with them.
 ///
@@ -63,6 +70,66 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         unsafe {
             self.store(lanes.as_mut_ptr(), v);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+
+    /// Reads `LANES` bf16 numbers, widened.
+    ///
+    /// # Safety
+    /// `p` must be good for reading `LANES` numbers.
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> Self::V {
+        // SAFETY: the caller vouches for `LANES` numbers.
+        unsafe { self.load_first_bf16(p, Self::LANES) }
+    }
+    /// Writes `LANES` numbers rounded to the nearest bf16, ties to even.
+    ///
+    /// # Safety
+    /// `p` must be good for writing `LANES` numbers.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: Self::V) {
+        // SAFETY: the caller vouches for `LANES` numbers.
+        unsafe { self.store_first_bf16(p, v, Self::LANES) }
+    }
+    /// Reads `n <= LANES` bf16 numbers, widened, zeros after them.
+    ///
+    /// # Safety
+    /// `p` must be good for reading `n` numbers.
+    #[inline(always)]
+    unsafe fn load_first_bf16(self, p: *const bf16, n: usize) -> Self::V {
+        let mut lanes = [0.0f32; 16];
+        for (index, lane) in lanes.iter_mut().enumerate().take(n.min(Self::LANES)) {
+            // SAFETY: the caller vouches for `n` numbers.
+            *lane = unsafe { *p.add(index) }.to_f32();
+        }
+        // SAFETY: `lanes` has room for any register.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+    /// Writes the first `n <= LANES` numbers, rounded.
+    ///
+    /// # Safety
+    /// `p` must be good for writing `n` numbers.
+    #[inline(always)]
+    unsafe fn store_first_bf16(self, p: *mut bf16, v: Self::V, n: usize) {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: `lanes` has room for any register.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        for (index, &lane) in lanes.iter().enumerate().take(n.min(Self::LANES)) {
+            // SAFETY: the caller vouches for `n` numbers.
+            unsafe { p.add(index).write(bf16::from_f32(lane)) };
+        }
+    }
+    /// Turns a square: `to[k * to_step + lane] = rows[lane][k]` for `LANES` rows of `LANES` floats.
+    ///
+    /// # Safety
+    /// Each row must be good for reading `LANES` numbers, `to` for writing `LANES` floats every `to_step`.
+    #[inline(always)]
+    unsafe fn turn<E: Scalar>(self, rows: &[*const E; 16], to: *mut f32, to_step: usize) {
+        for (lane, row) in rows.iter().enumerate().take(Self::LANES) {
+            for k in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(k * to_step + lane) = (*row.add(k)).widen() };
+            }
         }
     }
 

@@ -1,0 +1,178 @@
+//! What memory holds: f32, or bf16 that is widened when read and rounded when written.
+
+use half::bf16;
+use scumble_tensor::Element;
+
+use super::Simd;
+
+/// A type that kernels read into f32 registers and write from them.
+pub(crate) trait Scalar: Element {
+    /// Zero.
+    const ZERO: Self;
+
+    /// As f32.
+    fn widen(self) -> f32;
+    /// Rounded to nearest.
+    fn narrow(value: f32) -> Self;
+
+    /// Reads a whole register.
+    ///
+    /// # Safety
+    /// `p` must be good for reading `S::LANES` numbers.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+    /// Reads `min(n, LANES)` numbers from the start of a slice, zeros after them.
+    fn read<S: Simd>(s: S, from: &[Self]) -> S::V;
+    /// Writes `min(n, LANES)` numbers to the start of a slice.
+    fn write<S: Simd>(s: S, to: &mut [Self], v: S::V);
+}
+
+impl Scalar for f32 {
+    const ZERO: f32 = 0.0;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> f32 {
+        value
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load(p) }
+    }
+    #[inline(always)]
+    fn read<S: Simd>(s: S, from: &[f32]) -> S::V {
+        s.read(from)
+    }
+    #[inline(always)]
+    fn write<S: Simd>(s: S, to: &mut [f32], v: S::V) {
+        s.write(to, v);
+    }
+}
+
+impl Scalar for bf16 {
+    const ZERO: bf16 = bf16::ZERO;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> bf16 {
+        bf16::from_f32(value)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const bf16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_bf16(p) }
+    }
+    #[inline(always)]
+    fn read<S: Simd>(s: S, from: &[bf16]) -> S::V {
+        // SAFETY: exactly as many numbers as the slice has, or a full register of them.
+        unsafe {
+            if from.len() >= S::LANES {
+                s.load_bf16(from.as_ptr())
+            } else {
+                s.load_first_bf16(from.as_ptr(), from.len())
+            }
+        }
+    }
+    #[inline(always)]
+    fn write<S: Simd>(s: S, to: &mut [bf16], v: S::V) {
+        // SAFETY: exactly as many numbers as the slice has, or a full register of them.
+        unsafe {
+            if to.len() >= S::LANES {
+                s.store_bf16(to.as_mut_ptr(), v);
+            } else {
+                s.store_first_bf16(to.as_mut_ptr(), v, to.len());
+            }
+        }
+    }
+}
+
+/// Runs `$body` with the type `$E` bound to the Rust type of `$dtype`, or leaves with an error that names the op.
+macro_rules! with_scalar {
+    ($op:expr, $dtype:expr, $E:ident => $body:expr) => {
+        match $dtype {
+            scumble_tensor::DType::F32 => {
+                type $E = f32;
+                $body
+            }
+            scumble_tensor::DType::BF16 => {
+                type $E = half::bf16;
+                $body
+            }
+            other => Err($crate::operands::unsupported($op, format!("operands of type {other}"))),
+        }
+    };
+}
+pub(crate) use with_scalar;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Kernel;
+    use crate::tier::Tier;
+
+    /// Widens, adds nothing and rounds again; then turns a square.
+    struct RoundTrip<'a> {
+        values: &'a [f32],
+    }
+
+    impl Kernel for RoundTrip<'_> {
+        type Output = Vec<bf16>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<bf16> {
+            let mut out = vec![bf16::ZERO; self.values.len()];
+            for (to, from) in out.chunks_mut(S::LANES).zip(self.values.chunks(S::LANES)) {
+                bf16::write(s, to, s.read(from));
+            }
+            let mut again = vec![bf16::ZERO; out.len()];
+            for (to, from) in again.chunks_mut(S::LANES).zip(out.chunks(S::LANES)) {
+                bf16::write(s, to, bf16::read(s, from));
+            }
+            again
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even_on_every_tier() {
+        let mut values: Vec<f32> = (0..70_001u32).map(|i| f32::from_bits(i.wrapping_mul(61_211))).collect();
+        values.extend([f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -0.0]);
+        values.push(f32::from_bits(0x7f80_0001));
+        // Exact ties, after even and after odd numbers.
+        values.extend((0..64).map(|i| f32::from_bits(0x3f80_8000 + (i << 16))));
+        for tier in Tier::available() {
+            let found = tier.run(RoundTrip { values: &values });
+            for (value, found) in values.iter().zip(found) {
+                let expected = bf16::from_f32(*value);
+                let same = expected.to_bits() == found.to_bits() || (value.is_nan() && found.is_nan());
+                assert!(same, "{}: {value:e} became {found:e}", tier.name());
+            }
+        }
+    }
+
+    struct Turn<'a>(&'a [f32]);
+
+    impl Kernel for Turn<'_> {
+        type Output = bool;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> bool {
+            let rows: [*const f32; 16] = std::array::from_fn(|row| self.0[row * 20..].as_ptr());
+            let mut to = vec![0.0f32; 17 * 16];
+            // SAFETY: rows of 20 floats, 16 lines 17 apart.
+            unsafe { s.turn(&rows, to.as_mut_ptr(), 17) };
+            (0..S::LANES).all(|k| (0..S::LANES).all(|lane| to[k * 17 + lane] == self.0[lane * 20 + k]))
+        }
+    }
+
+    #[test]
+    fn squares_are_turned_on_every_tier() {
+        let values: Vec<f32> = (0..340).map(|i| i as f32).collect();
+        for tier in Tier::available() {
+            assert!(tier.run(Turn(&values)), "{}", tier.name());
+        }
+    }
+}
