@@ -85,7 +85,9 @@ impl Block {
         let Some(layout) = Self::layout(capacity) else { return Err(out_of_memory) };
         if capacity < SMALLEST_HUGE {
             // SAFETY: `capacity` is at least ALIGNMENT (see `capacity_for`), so the layout is not empty.
-            let Some(pointer) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { return Err(out_of_memory) };
+            let Some(pointer) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+                return Err(out_of_memory);
+            };
             return Ok(Self { pointer, capacity });
         }
         // SAFETY: as above.

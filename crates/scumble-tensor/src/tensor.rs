@@ -290,7 +290,8 @@ mod tests {
     /// Just above a tie between two bf16 numbers: dropping the last bits first would round it down.
     #[test]
     fn conversion_rounds_once() {
-        let x = Tensor::from_slice(&[f32::from_bits(0x3f80_8001), f32::from_bits(0x3f80_8000)], &[2]).unwrap();
+        let x =
+            Tensor::from_slice(&[f32::from_bits(0x3f80_8001), f32::from_bits(0x3f80_8000)], &[2]).unwrap();
         assert_eq!(x.to_dtype(DType::BF16).unwrap().to_vec::<f32>().unwrap(), [1.007_812_5, 1.0]);
     }
 

@@ -10,7 +10,7 @@ use scumble_model::base::Family;
 use scumble_model::schedule::PredictionType;
 use serde_json::json;
 
-use crate::config::{Part, Targets, TrainConfig, Unreadable};
+use crate::config::{Part, Precision, Targets, TrainConfig, Unreadable};
 use crate::error::Result;
 
 /// What the configuration does not know.
@@ -79,7 +79,8 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("ss_total_batch_size", (train.batch * train.accumulate).to_string());
     put("ss_gradient_accumulation_steps", train.accumulate.to_string());
     put("ss_gradient_checkpointing", boolean(train.checkpointing));
-    put("ss_mixed_precision", "no".to_owned());
+    let mixed = if train.precision == Precision::Bf16 { "bf16" } else { "no" };
+    put("ss_mixed_precision", mixed.to_owned());
     put("ss_full_fp16", "False".to_owned());
     put("ss_seed", train.seed.to_string());
     put("ss_clip_skip", "None".to_owned());

@@ -169,7 +169,7 @@ fn measure(session: &Session) -> Result<(f64, f64)> {
     let cells = base.vae.downscale().max(1);
     let channels = base.unet.config().in_channels;
     let (h, w) = (config.data.height / cells, config.data.width / cells);
-    let latents = Tensor::zeros(scumble_tensor::DType::F32, &[1, h, w, channels])?;
+    let latents = Tensor::zeros(base.unet.dtype(), &[1, h, w, channels])?;
     let before = memory::stats().live_bytes;
     let start = Instant::now();
     let tape = Tape::recording(Arc::clone(backend)).with_checkpointing(config.train.checkpointing);

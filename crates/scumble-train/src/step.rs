@@ -15,9 +15,10 @@ use std::time::Instant;
 use scumble_model::text_encoder::TextEncoder;
 use scumble_model::unet::{Conditioning, UNet};
 use scumble_tensor::backend::LossKind;
+use scumble_tensor::ops::cast::cast;
 use scumble_tensor::ops::loss::loss;
 
-use scumble_tensor::{Backend, DropoutKey, Gradients, Tape, Tensor, Var};
+use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Tape, Tensor, Var};
 
 use crate::error::Result;
 use crate::losses::weighted_sum;
@@ -54,6 +55,8 @@ pub struct StepOptions {
     pub dropout: Option<DropoutKey>,
     /// Recompute blocks in backward.
     pub checkpointing: bool,
+    /// Type of the activations where it is not that of the weights: bf16 over f32 weights that learn.
+    pub activations: Option<DType>,
 }
 
 /// What came out.
@@ -95,11 +98,14 @@ pub fn run(
         Text::States(states) => Var::constant(backend.upload(states)?),
         Text::Ids(encoder, ids) => encoder.states(&tape, ids, 0)?,
     };
-    let dtype = states.value().dtype();
+    let dtype = options.activations.unwrap_or_else(|| unet.dtype());
+    let states = cast(&tape, &states, dtype)?;
     let latents = Var::constant(backend.cast(&backend.upload(&noisy)?, dtype)?);
     let timesteps: Vec<f32> = input.timesteps.iter().map(|&t| t as f32).collect();
     let conditioning = Conditioning { states: &states, text_time: None };
     let pred = unet.forward(&tape, &latents, &timesteps, conditioning)?;
+    // The loss and all that follows from it is f32, whatever the network computes in.
+    let pred = cast(&tape, &pred, DType::F32)?;
     let each = loss(&tape, LossKind::Mse, &pred, &backend.upload(&target)?, None)?;
     let losses = backend.download(each.value())?;
     let total = weighted_sum(&losses, input.share)?;

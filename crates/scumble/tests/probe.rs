@@ -64,6 +64,29 @@ fn unet_outputs_taps_and_gradients() {
     });
 }
 
+/// Root mean square of the difference as a share of that of the golden values.
+fn distance(actual: &[f64], golden: &[f64]) -> f64 {
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    let difference = square(&mut actual.iter().zip(golden).map(|(a, b)| a - b));
+    (difference / square(&mut golden.iter().copied())).sqrt()
+}
+
+/// In bf16 these models, whose attention is sharp and whose weights are random, are off by 3 % in what they put out and by
+/// 22 % in gradients: PyTorch's own bf16 is off by 2.9 to 3.2 % and 20 to 23 % on the same files.
+#[test]
+fn bf16_is_as_near_as_bf16_can_be() {
+    each_model(|model| {
+        let input = format!("@{model}/expected/unet.safetensors");
+        let result = probe(&["unet", "--base", &format!("@{model}"), "--in", &input, "--precision", "bf16"]);
+        let (found, golden) = (tensors(&result.out), tensors(&fixture(&input[1..])));
+        for (name, values) in &found {
+            let distance = distance(values, &golden[name]);
+            let bound = if name.contains("grad_") { 0.35 } else { 0.06 };
+            assert!((1e-4..bound).contains(&distance), "{model}: {name} is off by {distance}");
+        }
+    });
+}
+
 #[test]
 fn vae_both_ways() {
     each_model(|model| {

@@ -38,6 +38,29 @@ fn plan(command: &mut std::process::Command) -> Value {
     serde_json::from_str(&lines).unwrap()
 }
 
+fn losses(place: &Place, name: &str) -> Vec<f64> {
+    let lines = text(&place.bytes(&format!("runs/{name}/metrics.jsonl")));
+    let loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap();
+    lines.lines().map(loss).collect()
+}
+
+/// The two precisions see the same noise and timesteps, so their losses can be held against each other step by step.
+#[test]
+fn bf16_learns_what_f32_learns() {
+    let place = Place::new();
+    for precision in ["f32", "bf16"] {
+        let set = format!("train.precision={precision}");
+        run(place.train().args(["--name", precision, "--steps", "60", "--set", &set, "--lr", "5e-3"]));
+    }
+    let (exact, fast) = (losses(&place, "f32"), losses(&place, "bf16"));
+    assert_ne!(exact, fast, "the precision was ignored");
+    let end = |losses: &[f64]| losses[40..].iter().sum::<f64>() / 20.0;
+    let start = exact[..20].iter().sum::<f64>() / 20.0;
+    assert!(end(&exact) < 0.9 * start, "nothing was learnt: {start} to {}", end(&exact));
+    let apart = (end(&exact) - end(&fast)).abs() / end(&exact);
+    assert!(apart < 0.05, "f32 ends at {}, bf16 at {}", end(&exact), end(&fast));
+}
+
 #[test]
 fn a_whole_run_writes_everything() {
     let place = Place::new();

@@ -108,6 +108,11 @@ impl UNet {
         self.modules.params()
     }
 
+    /// The type its weights have and it computes in.
+    pub fn dtype(&self) -> DType {
+        self.conv_in.weight().value().dtype()
+    }
+
     /// `latents [n, h, w, in_channels]`, one timestep each -> the prediction `[n, h, w, out_channels]`.
     ///
     /// Any height and width will do; fractional timesteps are for samplers that need them.

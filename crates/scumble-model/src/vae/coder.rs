@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use scumble_tensor::backend::{Conv2dSpec, Padding};
-use scumble_tensor::{Error, Result, Tape, Var};
+use scumble_tensor::{DType, Error, Result, Tape, Var};
 
 use super::config::VaeConfig;
 use crate::nn::{
@@ -166,6 +166,11 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
+    /// The type of its weights.
+    pub(super) fn dtype(&self) -> DType {
+        self.conv_in.weight().value().dtype()
+    }
+
     pub(super) fn new(scope: &Scope<'_, '_>, config: &VaeConfig) -> crate::Result<Self> {
         let (first, last) = ends(&config.channels);
         let coarsest_first: Vec<usize> = config.channels.iter().rev().copied().collect();

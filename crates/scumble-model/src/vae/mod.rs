@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use scumble_tensor::backend::{Conv2dSpec, Padding};
+use scumble_tensor::ops::cast::cast;
 use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var, shape_error};
 use serde_json::Value;
 
@@ -138,7 +139,8 @@ impl Vae {
                 format!("{height}x{width}"),
             ));
         }
-        let mut h = self.encoder.forward(tape, picture)?;
+        let picture = cast(tape, picture, self.dtype())?;
+        let mut h = self.encoder.forward(tape, &picture)?;
         if let Some(quant) = &self.quant {
             h = quant.forward(tape, &h)?;
         }
@@ -158,10 +160,16 @@ impl Vae {
         if channels != self.config.latent_channels {
             return Err(shape_error("vae", "channels of the latents", self.config.latent_channels, channels));
         }
+        let latents = cast(tape, latents, self.dtype())?;
         match &self.post_quant {
-            Some(post_quant) => self.decoder.forward(tape, &post_quant.forward(tape, latents)?),
-            None => self.decoder.forward(tape, latents),
+            Some(post_quant) => self.decoder.forward(tape, &post_quant.forward(tape, &latents)?),
+            None => self.decoder.forward(tape, &latents),
         }
+    }
+
+    /// The type its weights have and it computes in.
+    pub fn dtype(&self) -> DType {
+        self.decoder.dtype()
     }
 }
 

@@ -172,6 +172,17 @@ choice! {
     Precision = F32 {
         /// Exact: equal to other implementations to rounding.
         F32 = "f32",
+        /// Half the memory: activations and frozen weights in bf16; sums, statistics, loss, factors and optimizer in f32.
+        Bf16 = "bf16",
+    }
+}
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> scumble_tensor::DType {
+        match self {
+            Precision::F32 => scumble_tensor::DType::F32,
+            Precision::Bf16 => scumble_tensor::DType::BF16,
+        }
     }
 }
 choice! {
@@ -419,7 +430,7 @@ section! {
         ema_decay: Option<f64> = None,
         /// Computes parts again in the backward pass instead of keeping them: less memory, a third more time.
         checkpointing: bool = false,
-        /// Numbers that are computed with: `f32`.
+        /// Numbers that are computed with: `f32` or `bf16`.
         precision: Precision = Precision::F32,
         /// Threads to use. Left out, as many as the machine has cores.
         threads: Option<usize> = None,

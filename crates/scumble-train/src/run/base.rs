@@ -44,9 +44,9 @@ pub struct Base {
     pub schedule: NoiseSchedule,
     /// Where it came from: configurations, and weights as the files have them.
     pub files: BaseFiles,
-    /// Hash of the text encoder's weights.
+    /// Hash of the text encoder's weights, with the type that it computes in: what cached texts depend on.
     pub text_hash: String,
-    /// Hash of the VAE's weights.
+    /// Hash of the VAE's weights, with the type that it computes in: what cached latents depend on.
     pub vae_hash: String,
     /// Hash of all weights and the noise schedule.
     pub hash: String,
@@ -54,7 +54,14 @@ pub struct Base {
 
 impl Base {
     /// Opens and loads the base that a configuration names.
-    pub fn load(config: &BaseConfig, backend: &dyn Backend, reporter: &dyn Reporter) -> Result<Self> {
+    ///
+    /// The networks are loaded as `dtype` and compute in it.
+    pub fn load(
+        config: &BaseConfig,
+        dtype: DType,
+        backend: &dyn Backend,
+        reporter: &dyn Reporter,
+    ) -> Result<Self> {
         reporter.event(Event::Phase("opening the base model".to_owned()));
         let mut hub = HubOptions::from_env();
         hub.offline |= config.offline;
@@ -77,7 +84,6 @@ impl Base {
             )));
         }
         reporter.event(Event::Phase("loading the base model".to_owned()));
-        let dtype = DType::F32;
         let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend, dtype)?;
         let text = &files.text_encoder;
         let text_encoder = TextEncoder::load(&text.config, text.weights.as_ref(), backend, dtype)?;
@@ -114,8 +120,8 @@ impl Base {
             scheduler_config: files.scheduler_config.clone(),
             schedule,
             files,
-            text_hash,
-            vae_hash,
+            text_hash: computed_in(text_hash, dtype),
+            vae_hash: computed_in(vae_hash, dtype),
             hash: hex(&hash.finalize()),
         })
     }
@@ -138,6 +144,11 @@ impl Base {
         // A Hub id `owner/name` is no path on this machine and is kept whole.
         if path.exists() { last().unwrap_or_default() } else { self.name.clone() }
     }
+}
+
+/// The key of results of weights with this hash: exact ones keep the plain hash.
+fn computed_in(hash: String, dtype: DType) -> String {
+    if dtype == DType::F32 { hash } else { format!("{hash}-{dtype}") }
 }
 
 /// A hash of names, types, shapes and samples of the content of all tensors.

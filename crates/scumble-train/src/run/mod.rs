@@ -203,7 +203,12 @@ fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(S
     // Cheap mistakes first: a wrong folder must not wait for gigabytes of base model.
     services.phase("reading the pictures");
     let dataset = Dataset::open(&config.data.folder, &options)?;
-    let base = Base::load(&config.base, services.backend.as_ref(), services.reporter)?;
+    let base = Base::load(
+        &config.base,
+        config.train.precision.dtype(),
+        services.backend.as_ref(),
+        services.reporter,
+    )?;
     if !config.validate.prompts.is_empty() {
         painter::sampler_kind(&base, config.validate.sampler.as_deref())?;
     }

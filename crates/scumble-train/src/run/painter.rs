@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use scumble_model::pipeline::{Denoising, Guidance, Progress, TextToImage, to_rgb8};
 use scumble_model::sampler::{SamplerKind, SamplerOptions};
+use scumble_tensor::Backend;
 use scumble_tensor::rng::Generator;
-use scumble_tensor::{Backend, DType};
 
 use super::base::Base;
 use crate::error::{Result, TrainError};
@@ -53,7 +53,7 @@ pub fn paint(
     stop: &AtomicBool,
 ) -> Result<Option<Picture>> {
     let pipeline =
-        TextToImage::new(Arc::clone(backend), DType::F32, &base.text_encoder, &base.unet, &base.vae);
+        TextToImage::new(Arc::clone(backend), base.unet.dtype(), &base.text_encoder, &base.unet, &base.vae);
     let states = pipeline.states(&base.ids(painting.prompt)?, 0)?;
     let negative = pipeline.states(&base.ids(painting.negative)?, 0)?;
     let options = SamplerOptions::new(painting.steps);

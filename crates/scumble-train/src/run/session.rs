@@ -203,7 +203,11 @@ impl Session {
         let lora = &self.config.lora;
         let drops = lora.unet.dropout > 0.0 || lora.text_encoder.dropout > 0.0;
         let key = || DropoutKey(stream_at(self.config.train.seed, "dropout", pass).random64());
-        StepOptions { dropout: drops.then(key), checkpointing: self.config.train.checkpointing }
+        StepOptions {
+            dropout: drops.then(key),
+            checkpointing: self.config.train.checkpointing,
+            ..StepOptions::default()
+        }
     }
 
     /// The adapter as it is now, with what there is to say about it.

@@ -19,10 +19,10 @@ pub fn tokenizer(files: &BaseFiles) -> Result<Tokenizer> {
     Ok(files.tokenizer.open()?)
 }
 
-/// The base's text encoder, in f32.
-pub fn text_encoder(files: &BaseFiles, backend: &dyn Backend) -> Result<TextEncoder> {
+/// The base's text encoder, computing in `dtype`.
+pub fn text_encoder(files: &BaseFiles, backend: &dyn Backend, dtype: DType) -> Result<TextEncoder> {
     let component = &files.text_encoder;
-    Ok(TextEncoder::load(&component.config, component.weights.as_ref(), backend, DType::F32)?)
+    Ok(TextEncoder::load(&component.config, component.weights.as_ref(), backend, dtype)?)
 }
 
 /// Token ids of some texts, `[n, tokens]`.

@@ -7,7 +7,7 @@ mod step;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::commands::probe::Precision;
+use crate::args::Precision;
 use crate::context::Context;
 use crate::failure::Result;
 

@@ -31,11 +31,14 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     let backend = context.backend()?;
     context.terminal.status("making up the weights");
     let config = unet_config(args.arch);
-    let unet = UNet::fresh(&config, SEED, backend.as_ref(), DType::F32)?;
+    // Weights that learn are kept in f32, and computed with in the precision asked for.
+    let weights = if args.full { DType::F32 } else { args.precision.dtype() };
+    let unet = UNet::fresh(&config, SEED, backend.as_ref(), weights)?;
     scumble_tensor::memory::trim();
     let params = if args.full { everything(&unet) } else { lora(&unet, args.rank, backend.as_ref())? };
     let trained: usize = params.iter().map(|param| param.value().numel()).sum();
     let batch = Batch::new(args, context_width(args.arch))?;
+    let options = StepOptions { activations: Some(args.precision.dtype()), ..StepOptions::default() };
     let mut measured = Measured::default();
     let mut optimizer = AdamW::new([0.9, 0.999], 1e-8, 0.01);
     let groups = [Group { name: "bench".to_owned(), params, lr: 1e-4 }];
@@ -47,7 +50,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
             &unet,
             &batch.objective,
             &batch.input(),
-            StepOptions { checkpointing: args.checkpointing, ..StepOptions::default() },
+            StepOptions { checkpointing: args.checkpointing, ..options },
         )?;
         if !output.loss.is_finite() {
             return Err(Failure::new("the loss is not finite"));
@@ -61,8 +64,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
         param.set_trainable(false);
     }
     for index in 0..=args.steps {
-        let seconds = step::run(&backend, &unet, &batch.objective, &batch.input(), StepOptions::default())?
-            .forward_seconds;
+        let seconds = step::run(&backend, &unet, &batch.objective, &batch.input(), options)?.forward_seconds;
         if index > 0 {
             measured.forward.push(seconds);
         }
@@ -90,14 +92,15 @@ fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, me
     if args.json {
         let line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
-            "precision": "f32", "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
+            "precision": args.precision.dtype().name(), "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
             "threads": threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
             "peak_rss_gb": round(peak_rss_gb, 2), "trained": trained,
         });
         context.terminal.result(&line.to_string());
     } else {
         context.terminal.result(&format!(
-            "{arch} f32 on {backend}: {step_s:.2} s a step, {forward_s:.2} s forward, {peak_rss_gb:.2} GB, {trained} trained"
+            "{arch} {} on {backend}: {step_s:.2} s a step, {forward_s:.2} s forward, {peak_rss_gb:.2} GB, {trained} trained",
+            args.precision.dtype()
         ));
     }
 }

@@ -12,10 +12,10 @@ use scumble_model::schedule::PredictionType;
 use scumble_paint::request::Request;
 use scumble_paint::studio::{self, Folders, Step, Studio, WearOptions, Worn};
 use scumble_paint::{adapters::AdapterUse, record};
-use scumble_tensor::DType;
 use scumble_train::picture::{Picture, png};
 
 use self::options::{AdapterOptions, PaintingOptions, StartOptions};
+use crate::args::Precision;
 use crate::commands::stop;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
@@ -80,6 +80,9 @@ pub struct BaseOptions {
     /// Never use the network
     #[arg(long)]
     pub offline: bool,
+    /// Numbers to compute in
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub precision: Precision,
 }
 
 /// Paints.
@@ -100,7 +103,7 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
     for request in &requests {
         studio::check(&files, request)?;
     }
-    let studio = Studio::open(&files, context.backend()?, DType::F32)?;
+    let studio = Studio::open(&files, context.backend()?, args.base.precision.dtype())?;
     let mut painted = Vec::new();
     let mut worn: Option<(&Vec<AdapterUse>, Worn<'_>)> = None;
     for (index, ((request, (adapters, texts)), target)) in

@@ -17,7 +17,7 @@ use scumble_adapter::dialect::{ReadOptions, load_adapter};
 use scumble_model::nn::{to_file_layout, to_memory_layout};
 use scumble_model::text_encoder::TextEncoder;
 use scumble_model::unet::{Conditioning, UNet};
-use scumble_tensor::{Backend, DType, Tape, Tensor, Var};
+use scumble_tensor::{Backend, Tape, Tensor, Var};
 
 use super::LoraArgs;
 use super::tensors::{Inputs, Outputs};
@@ -28,10 +28,11 @@ use crate::failure::{Failure, Outcome, Result};
 /// Computes every output key that the input file has.
 pub fn run(context: &Context, args: &LoraArgs) -> Result {
     let backend = context.backend()?;
+    let dtype = args.input.base.precision.dtype();
     let inputs = Inputs::open(&args.input.input)?;
     let files = model::open(&args.input.base.base)?;
-    let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), DType::F32)?;
-    let text_encoder = model::text_encoder(&files, backend.as_ref())?;
+    let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), dtype)?;
+    let text_encoder = model::text_encoder(&files, backend.as_ref(), dtype)?;
     let towers = Towers { unet: Some(unet.modules()), text_encoder: Some(text_encoder.modules()) };
     let loaded = load_adapter(&args.adapter, &towers.table(), ReadOptions::default())?;
     let upload = |tensor: Tensor| -> Result<Var> { Ok(Var::constant(backend.upload(&tensor)?)) };
@@ -40,14 +41,14 @@ pub fn run(context: &Context, args: &LoraArgs) -> Result {
         unet: &unet,
         text_encoder: &text_encoder,
         adapter: &loaded.adapter,
-        sample: upload(to_memory_layout(&inputs.tensor("sample")?.to_dtype(DType::F32)?)?)?,
+        sample: upload(to_memory_layout(&inputs.tensor("sample")?.to_dtype(dtype)?)?)?,
         timesteps: inputs.values("timesteps")?,
         ids: backend.upload(&inputs.tensor("input_ids")?)?,
     };
     let mut outputs = Outputs::default();
     for name in inputs.names() {
         if let Some(value) = bench.output(&name)? {
-            outputs.push(name, value);
+            outputs.push(name, value)?;
         }
     }
     outputs.write(&args.input.base.out)?;

@@ -24,7 +24,7 @@ pub fn run(context: &Context, args: &InputArgs) -> Result {
     let file = SafetensorsFile::open(&args.input)?;
     let mut outputs = Outputs::default();
     for (name, tensor) in scumble_train::losses::compute(&context.backend()?, &file, prior_weight)? {
-        outputs.push(name, tensor);
+        outputs.push(name, tensor)?;
     }
     outputs.write(&args.out)?;
     Ok(Outcome::Done)

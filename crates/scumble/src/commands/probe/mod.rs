@@ -16,10 +16,11 @@ mod vae;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use scumble_model::scheduler_config::read_json as read_python_json;
 
+use crate::args::Precision;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
@@ -46,13 +47,6 @@ pub enum ProbeCommand {
     Losses(InputArgs),
     /// A model's outputs with an adapter on it
     Lora(LoraArgs),
-}
-
-/// Computing precision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// Exact.
-    F32,
 }
 
 /// The base model and the output of a probe.

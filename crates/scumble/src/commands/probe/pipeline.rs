@@ -52,16 +52,17 @@ impl<'a> Settings<'a> {
 /// Runs every sampler of the spec.
 pub fn run(context: &Context, args: &SpecInputArgs) -> Result {
     let backend = context.backend()?;
+    let dtype = args.base.precision.dtype();
     let inputs = Inputs::open(&args.input)?;
     let spec = read_json(&args.spec)?;
     let settings = Settings::read(&spec)?;
     let files = model::open(&args.base.base)?;
     files.require_plain_input()?;
     let tokenizer = model::tokenizer(&files)?;
-    let text_encoder = model::text_encoder(&files, backend.as_ref())?;
-    let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), DType::F32)?;
-    let vae = Vae::load(&files.vae.config, files.vae.weights.as_ref(), backend.as_ref(), DType::F32)?;
-    let pipeline = TextToImage::new(Arc::clone(&backend), DType::F32, &text_encoder, &unet, &vae);
+    let text_encoder = model::text_encoder(&files, backend.as_ref(), dtype)?;
+    let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), dtype)?;
+    let vae = Vae::load(&files.vae.config, files.vae.weights.as_ref(), backend.as_ref(), dtype)?;
+    let pipeline = TextToImage::new(Arc::clone(&backend), dtype, &text_encoder, &unet, &vae);
     let states =
         |texts: &[&str]| -> Result<Tensor> { Ok(pipeline.states(&model::ids(&tokenizer, texts)?, 0)?) };
     let positive = states(&settings.prompts)?;
@@ -96,10 +97,10 @@ pub fn run(context: &Context, args: &SpecInputArgs) -> Result {
         })?;
         let latents = latents.ok_or_else(|| Failure::new("the run was broken off"))?;
         let dims = [&[timesteps.len()], latents.dims()].concat();
-        outputs.push(format!("{name}.timesteps"), timestep_tensor(&timesteps)?);
+        outputs.push(format!("{name}.timesteps"), timestep_tensor(&timesteps)?)?;
         outputs.push_values(format!("{name}.latents_per_step"), &per_step, &dims)?;
-        outputs.push(format!("{name}.decoded"), pipeline.decode(&latents)?);
-        outputs.push(format!("{name}.final_latents"), latents);
+        outputs.push(format!("{name}.decoded"), pipeline.decode(&latents)?)?;
+        outputs.push(format!("{name}.final_latents"), latents)?;
     }
     outputs.write(&args.base.out)?;
     Ok(Outcome::Done)

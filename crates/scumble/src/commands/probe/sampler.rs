@@ -76,8 +76,8 @@ fn trajectory(
     }
     let mut dims = vec![timesteps.len() + 1];
     dims.extend_from_slice(sample.dims());
-    outputs.push(format!("{name}.trajectory"), Tensor::from_slice(&trajectory, &dims)?);
-    outputs.push(format!("{name}.timesteps"), timestep_tensor(&timesteps)?);
+    outputs.push(format!("{name}.trajectory"), Tensor::from_slice(&trajectory, &dims)?)?;
+    outputs.push(format!("{name}.timesteps"), timestep_tensor(&timesteps)?)?;
     if inputs.has(&format!("{name}.sigmas"))
         && let Some(sigmas) = sampler.sigmas()
     {

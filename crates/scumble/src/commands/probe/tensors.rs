@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use scumble_model::files::{SafetensorsFile, TensorSource as _, write_safetensors};
-use scumble_tensor::{Element, Tensor};
+use scumble_tensor::{DType, Element, Tensor};
 
 use crate::failure::{Failure, Result};
 
@@ -69,9 +69,11 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Adds a result.
-    pub fn push(&mut self, name: impl Into<String>, tensor: Tensor) {
-        self.tensors.push((name.into(), tensor));
+    /// Adds a result; written in f32 whatever it was computed in.
+    pub fn push(&mut self, name: impl Into<String>, tensor: Tensor) -> Result<()> {
+        let wide = if tensor.dtype() == DType::BF16 { tensor.to_dtype(DType::F32)? } else { tensor };
+        self.tensors.push((name.into(), wide));
+        Ok(())
     }
 
     /// Adds a result from numbers.
@@ -81,8 +83,7 @@ impl Outputs {
         values: &[T],
         dims: &[usize],
     ) -> Result<()> {
-        self.push(name, Tensor::from_slice(values, dims)?);
-        Ok(())
+        self.push(name, Tensor::from_slice(values, dims)?)
     }
 
     /// Writes the file.

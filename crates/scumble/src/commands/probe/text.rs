@@ -19,21 +19,21 @@ pub fn run(context: &Context, args: &TextArgs) -> Result {
     let prompts = prompts(&spec)?;
     let files = model::open(&args.base.base)?;
     let tokenizer = model::tokenizer(&files)?;
-    let encoder = model::text_encoder(&files, backend.as_ref())?;
+    let encoder = model::text_encoder(&files, backend.as_ref(), args.base.precision.dtype())?;
     let ids: Vec<Vec<i64>> = prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect();
     let dims = [ids.len(), ids.first().map_or(0, Vec::len)];
     let ids = Tensor::from_slice(&ids.concat(), &dims)?;
     let tape = Tape::inference(Arc::clone(&backend));
     let output = encoder.forward(&tape, &backend.upload(&ids)?)?;
     let mut outputs = Outputs::default();
-    outputs.push("input_ids", ids);
+    outputs.push("input_ids", ids)?;
     for (name, value) in [
         ("embeddings", output.embeddings),
         ("penultimate", output.penultimate),
         ("last_hidden_state", output.last_hidden_state),
         ("pooled", output.pooled),
     ] {
-        outputs.push(name, backend.download(value.value())?);
+        outputs.push(name, backend.download(value.value())?)?;
     }
     outputs.write(&args.base.out)?;
     Ok(Outcome::Done)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use scumble_model::nn::{Recorder, to_file_layout, to_memory_layout};
 use scumble_model::unet::{Conditioning, TextTime, UNet};
-use scumble_tensor::{Backend, DType, Tape, Tensor};
+use scumble_tensor::{Backend, Tape, Tensor};
 
 use super::UnetArgs;
 use super::tensors::{Inputs, Outputs};
@@ -15,9 +15,10 @@ use crate::failure::{Failure, Outcome, Result};
 /// Runs every case of the input file.
 pub fn run(context: &Context, args: &UnetArgs) -> Result {
     let backend = context.backend()?;
+    let dtype = args.base.precision.dtype();
     let inputs = Inputs::open(&args.input)?;
     let files = model::open(&args.base.base)?;
-    let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), DType::F32)?;
+    let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), dtype)?;
     let mut outputs = Outputs::default();
     for case in inputs.cases("sample")? {
         run_case(&unet, &backend, &inputs, case, args.taps, &mut outputs)?;
@@ -35,7 +36,7 @@ fn run_case(
     outputs: &mut Outputs,
 ) -> Result<()> {
     let name = |key: &str| format!("{case}.{key}");
-    let upload = |tensor: &Tensor| -> Result<Tensor> { Ok(backend.upload(&tensor.to_dtype(DType::F32)?)?) };
+    let upload = |tensor: &Tensor| -> Result<Tensor> { Ok(backend.upload(&tensor.to_dtype(unet.dtype())?)?) };
     let picture = |key: &str| -> Result<Tensor> { upload(&to_memory_layout(&inputs.tensor(&name(key))?)?) };
     let tape = Tape::recording(Arc::clone(backend));
     let (sample, sample_id) = tape.watch(picture("sample")?);
@@ -51,7 +52,7 @@ fn run_case(
     let mut push = |key: &str, value: &Tensor| -> Result<()> {
         let value = backend.download(value)?;
         let value = if value.dims().len() == 4 { to_file_layout(&value)? } else { value };
-        outputs.push(name(key), value);
+        outputs.push(name(key), value)?;
         Ok(())
     };
     push("out", out.value())?;
