@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use scumble_model::unet::Conditioning;
 use scumble_tensor::memory;
+use scumble_tensor::ops::cast::cast;
 use scumble_tensor::{Tape, Tensor, Var};
 use serde::Serialize;
 
@@ -169,12 +170,13 @@ fn measure(session: &Session) -> Result<(f64, f64)> {
     let cells = base.vae.downscale().max(1);
     let channels = base.unet.config().in_channels;
     let (h, w) = (config.data.height / cells, config.data.width / cells);
-    let latents = Tensor::zeros(base.unet.dtype(), &[1, h, w, channels])?;
+    let dtype = config.train.precision.dtype();
+    let latents = Tensor::zeros(dtype, &[1, h, w, channels])?;
     let before = memory::stats().live_bytes;
     let start = Instant::now();
     let tape = Tape::recording(Arc::clone(backend)).with_checkpointing(config.train.checkpointing);
     let ids = base.ids("")?;
-    let states = base.text_encoder.states(&tape, &ids, 0)?;
+    let states = cast(&tape, &base.text_encoder.states(&tape, &ids, 0)?, dtype)?;
     let conditioning = Conditioning { states: &states, text_time: None };
     let prediction =
         base.unet.forward(&tape, &Var::constant(backend.upload(&latents)?), &[1.0], conditioning)?;

@@ -62,6 +62,21 @@ fn bf16_learns_what_f32_learns() {
 }
 
 #[test]
+fn every_method_trains_in_bf16() {
+    let place = Place::new();
+    for method in ["textual-inversion", "pivotal", "pivotal-single", "full"] {
+        let mut command = place.train();
+        command.args(["--method", method, "--name", method, "--steps", "4"]);
+        command.args(["--set", "train.precision=bf16"]);
+        if method != "full" {
+            command.args(["--token", "<zw>"]);
+        }
+        run(&mut command);
+        assert!(losses(&place, method).iter().all(|loss| loss.is_finite()), "{method}");
+    }
+}
+
+#[test]
 fn a_whole_run_writes_everything() {
     let place = Place::new();
     let mut command = place.train();

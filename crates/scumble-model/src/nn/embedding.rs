@@ -10,7 +10,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use scumble_tensor::ops::{add::add, embedding::embedding, mul::mul};
+use scumble_tensor::ops::{add::add, cast::cast, embedding::embedding, mul::mul};
 use scumble_tensor::{Error, Param, Result, Tape, Tensor, Var, shape_error};
 
 use super::observe::Tap;
@@ -80,7 +80,9 @@ impl Embedding {
         let first_added = base_rows as i64;
         let of_base = self.masked(tape, &base, ids.dims(), list, |id| (id < first_added).then_some(id))?;
         let pick = |id| (id >= first_added).then_some(id - first_added);
-        let of_added = self.masked(tape, &tape.param(&added), ids.dims(), list, pick)?;
+        // Rows that learn are f32; the table may be bf16.
+        let added = cast(tape, &tape.param(&added), base.value().dtype())?;
+        let of_added = self.masked(tape, &added, ids.dims(), list, pick)?;
         add(tape, &of_base, &of_added)
     }
 

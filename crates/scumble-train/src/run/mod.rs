@@ -24,8 +24,8 @@ use std::time::Instant;
 
 use scumble_adapter::dialect::save_adapter;
 use scumble_model::files::atomic_write;
-use scumble_tensor::Backend;
 use scumble_tensor::rng::stream_at;
+use scumble_tensor::{Backend, DType};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Origin};
@@ -203,12 +203,12 @@ fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(S
     // Cheap mistakes first: a wrong folder must not wait for gigabytes of base model.
     services.phase("reading the pictures");
     let dataset = Dataset::open(&config.data.folder, &options)?;
-    let base = Base::load(
-        &config.base,
-        config.train.precision.dtype(),
-        services.backend.as_ref(),
-        services.reporter,
-    )?;
+    // Weights that learn are f32; what is computed with them takes the precision of the activations.
+    let weights = match config.method {
+        Method::Full => DType::F32,
+        _ => config.train.precision.dtype(),
+    };
+    let base = Base::load(&config.base, weights, services.backend.as_ref(), services.reporter)?;
     if !config.validate.prompts.is_empty() {
         painter::sampler_kind(&base, config.validate.sampler.as_deref())?;
     }

@@ -206,7 +206,7 @@ impl Session {
         StepOptions {
             dropout: drops.then(key),
             checkpointing: self.config.train.checkpointing,
-            ..StepOptions::default()
+            activations: Some(self.config.train.precision.dtype()),
         }
     }
 
