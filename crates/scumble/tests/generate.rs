@@ -22,6 +22,19 @@ fn trained(place: &Place) -> [String; 3] {
     files.try_into().unwrap()
 }
 
+/// The same noise in another precision: another picture, but not another one to look at.
+#[test]
+fn bf16_paints_nearly_the_same() {
+    let place = Place::new();
+    for precision in ["f32", "bf16"] {
+        run(place.generate(&format!("{precision}.png")).args(["--precision", precision]));
+    }
+    let (exact, fast) = (place.picture("f32.png"), place.picture("bf16.png"));
+    let apart: u64 = exact.rgb.iter().zip(&fast.rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = apart as f64 / exact.rgb.len() as f64;
+    assert!((0.01..12.0).contains(&mean), "on average {mean} levels apart");
+}
+
 #[test]
 fn a_picture_of_the_size_asked_for_tells_how_it_was_made() {
     let place = Place::with(&[]);
