@@ -1,7 +1,8 @@
 //! Floor 1 of scumble: the kernels of the CPU.
 //!
-//! * [`CpuBackend`] implements [`Backend`]: f32 in every op; other types are moved, converted and looked up, and
-//!   refused by what computes. Kernels for other types go beside those of f32, chosen by the operands' type.
+//! * [`CpuBackend`] implements [`Backend`]: every op on f32 and on bf16. Registers always hold f32: a `Scalar` widens
+//!   what is read and rounds what is written, so bf16 halves the memory and its traffic, and sums lose nothing. Other
+//!   types are moved, converted and looked up, and refused by what computes.
 //! * [`Tier`]: the instruction set, chosen at run time, or forced by `SCUMBLE_CPU_TIER`. A kernel is written once over
 //!   a vector type and compiled for every tier.
 //! * `gemm`: one product routine for linear layers and convolutions; `attention`: never forms the score matrix.

@@ -49,8 +49,16 @@ fn losses(place: &Place, name: &str) -> Vec<f64> {
 fn bf16_learns_what_f32_learns() {
     let place = Place::new();
     for precision in ["f32", "bf16"] {
-        let set = format!("train.precision={precision}");
-        run(place.train().args(["--name", precision, "--steps", "60", "--set", &set, "--lr", "5e-3"]));
+        run(place.train().args([
+            "--name",
+            precision,
+            "--steps",
+            "60",
+            "--lr",
+            "5e-3",
+            "--precision",
+            precision,
+        ]));
     }
     let (exact, fast) = (losses(&place, "f32"), losses(&place, "bf16"));
     assert_ne!(exact, fast, "the precision was ignored");
@@ -67,7 +75,7 @@ fn every_method_trains_in_bf16() {
     for method in ["textual-inversion", "pivotal", "pivotal-single", "full"] {
         let mut command = place.train();
         command.args(["--method", method, "--name", method, "--steps", "4"]);
-        command.args(["--set", "train.precision=bf16"]);
+        command.args(["--precision", "bf16"]);
         if method != "full" {
             command.args(["--token", "<zw>"]);
         }

@@ -9,8 +9,8 @@ use clap::Args;
 use toml::{Table, Value};
 
 use scumble_train::config::{
-    CaptionSource, Crop, Existing, FileFormat, FileType, Kind, Method, Prediction, Targets, Template,
-    set_from_text,
+    CaptionSource, Crop, Existing, FileFormat, FileType, Kind, Method, Precision, Prediction, Targets,
+    Template, set_from_text,
 };
 
 use crate::failure::Result;
@@ -206,6 +206,9 @@ struct LearningOptions {
     /// Less memory for a third more time
     #[arg(long)]
     checkpointing: bool,
+    /// Numbers to compute in: f32, or bf16 for half the memory
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<Precision>,
 }
 
 #[derive(Args)]
@@ -303,6 +306,7 @@ impl TrainArgs {
         put("train.noise_offset", learning.noise_offset.map(Value::Float));
         put("train.seed", learning.seed.map(number));
         put("train.checkpointing", flag(learning.checkpointing));
+        put("train.precision", name(learning.precision));
         put("train.threads", threads.map(number));
         put("save.folder", path(&saving.out));
         put("save.name", text(&saving.name));
