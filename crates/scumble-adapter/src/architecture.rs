@@ -20,14 +20,39 @@ pub enum Architecture {
     Sd1,
     /// Stable Diffusion 2.x: 1024-wide text, linear layers around the transformers.
     Sd2,
+    /// Stable Diffusion XL: two text encoders, 768 and 1280 wide, and three levels.
+    Sdxl,
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Architecture::Sd1 => "Stable Diffusion 1.x",
+            Architecture::Sd2 => "Stable Diffusion 2.x",
+            Architecture::Sdxl => "Stable Diffusion XL",
+        })
+    }
 }
 
 impl Architecture {
+    /// Every family.
+    pub const ALL: [Architecture; 3] = [Architecture::Sd1, Architecture::Sd2, Architecture::Sdxl];
+
+    /// The name users type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Architecture::Sd1 => "sd1",
+            Architecture::Sd2 => "sd2",
+            Architecture::Sdxl => "sdxl",
+        }
+    }
+
     /// The table of the full-size published base.
     pub fn table(self) -> Result<ModuleTable> {
         let (cross, linear, hidden, layers) = match self {
             Architecture::Sd1 => (768, false, 768, 12),
             Architecture::Sd2 => (1024, true, 1024, 23),
+            Architecture::Sdxl => return sdxl_table(),
         };
         let unet = json!({
             "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "cross_attention_dim": cross,
@@ -41,14 +66,44 @@ impl Architecture {
     }
 }
 
+fn sdxl_table() -> Result<ModuleTable> {
+    let unet = json!({
+        "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "cross_attention_dim": 2048,
+        "use_linear_projection": true, "block_out_channels": [320, 640, 1280],
+        "transformer_layers_per_block": [1, 2, 10],
+        "addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    });
+    let text = |hidden: usize, layers: usize| {
+        json!({
+            "hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers,
+            "projection_dim": hidden,
+        })
+    };
+    table_of_all(Some(&unet), Some(&text(768, 12)), Some(&text(1280, 32)))
+}
+
 /// The table of a UNet's and a text encoder's `config.json`.
 pub fn table_of(unet: Option<&Value>, text_encoder: Option<&Value>) -> Result<ModuleTable> {
+    table_of_all(unet, text_encoder, None)
+}
+
+/// As [`table_of`], with SDXL's second text encoder.
+pub fn table_of_all(
+    unet: Option<&Value>,
+    text_encoder: Option<&Value>,
+    text_encoder_2: Option<&Value>,
+) -> Result<ModuleTable> {
     let mut modules = Vec::new();
     if let Some(config) = unet {
         unet_modules(config, &mut modules)?;
     }
     if let Some(config) = text_encoder {
-        text_modules(config, &mut modules)?;
+        text_modules(Tower::TextEncoder, config, &mut modules)?;
+    }
+    if let Some(config) = text_encoder_2 {
+        text_modules(Tower::TextEncoder2, config, &mut modules)?;
     }
     Ok(ModuleTable::new(modules))
 }
@@ -110,11 +165,17 @@ impl Builder<'_> {
         self.push(local, ModuleKind::Linear, inputs, outputs);
     }
 
+    fn norm(&mut self, local: String, width: usize) {
+        self.push(local, ModuleKind::Norm, width, width);
+    }
+
     fn conv(&mut self, local: String, kernel: usize, inputs: usize, outputs: usize) {
         self.push(local, ModuleKind::Conv { kernel: [kernel, kernel] }, inputs, outputs);
     }
 
     fn resnet(&mut self, path: &str, inputs: usize, outputs: usize, time: usize) {
+        self.norm(format!("{path}.norm1"), inputs);
+        self.norm(format!("{path}.norm2"), outputs);
         self.conv(format!("{path}.conv1"), 3, inputs, outputs);
         self.linear(format!("{path}.time_emb_proj"), time, outputs);
         self.conv(format!("{path}.conv2"), 3, outputs, outputs);
@@ -124,6 +185,7 @@ impl Builder<'_> {
     }
 
     fn transformer(&mut self, path: &str, width: usize, context: usize, layers: usize, linear: bool) {
+        self.norm(format!("{path}.norm"), width);
         let mut around = |name: &str| match linear {
             true => self.linear(format!("{path}.{name}"), width, width),
             false => self.conv(format!("{path}.{name}"), 1, width, width),
@@ -137,6 +199,9 @@ impl Builder<'_> {
                 self.linear(format!("{block}.{attention}.to_k"), context, width);
                 self.linear(format!("{block}.{attention}.to_v"), context, width);
                 self.linear(format!("{block}.{attention}.to_out.0"), width, width);
+            }
+            for norm in ["norm1", "norm2", "norm3"] {
+                self.norm(format!("{block}.{norm}"), width);
             }
             self.linear(format!("{block}.ff.net.0.proj"), width, 8 * width);
             self.linear(format!("{block}.ff.net.2"), 4 * width, width);
@@ -164,6 +229,11 @@ fn unet_modules(config: &Value, out: &mut Vec<Module>) -> Result<()> {
     unet.conv("conv_in".into(), 3, reader.size("in_channels", MAX_WIDTH)?, widths[0]);
     unet.linear("time_embedding.linear_1".into(), widths[0], time);
     unet.linear("time_embedding.linear_2".into(), time, time);
+    if config["addition_embed_type"].as_str() == Some("text_time") {
+        let inputs = reader.size("projection_class_embeddings_input_dim", MAX_WIDTH)?;
+        unet.linear("add_embedding.linear_1".into(), inputs, time);
+        unet.linear("add_embedding.linear_2".into(), time, time);
+    }
     for i in 0..blocks {
         let inputs = widths[i.saturating_sub(1)];
         for j in 0..layers[i] {
@@ -201,15 +271,18 @@ fn unet_modules(config: &Value, out: &mut Vec<Module>) -> Result<()> {
         unet.resnet("mid_block.resnets.0", widths[last], widths[last], time);
         unet.resnet("mid_block.resnets.1", widths[last], widths[last], time);
     }
+    unet.norm("conv_norm_out".into(), widths[0]);
     unet.conv("conv_out".into(), 3, widths[0], reader.size("out_channels", MAX_WIDTH)?);
     Ok(())
 }
 
-fn text_modules(config: &Value, out: &mut Vec<Module>) -> Result<()> {
-    let reader = Reader { file: "text_encoder/config.json", config };
+fn text_modules(tower: Tower, config: &Value, out: &mut Vec<Module>) -> Result<()> {
+    let file =
+        if tower == Tower::TextEncoder { "text_encoder/config.json" } else { "text_encoder_2/config.json" };
+    let reader = Reader { file, config };
     let hidden = reader.size("hidden_size", MAX_WIDTH)?;
     let inner = reader.size("intermediate_size", MAX_WIDTH)?;
-    let mut text = Builder { tower: Tower::TextEncoder, out };
+    let mut text = Builder { tower, out };
     for layer in 0..reader.size("num_hidden_layers", MAX_LAYERS)? {
         let path = format!("text_model.encoder.layers.{layer}");
         for projection in ["k_proj", "v_proj", "q_proj", "out_proj"] {
@@ -217,6 +290,12 @@ fn text_modules(config: &Value, out: &mut Vec<Module>) -> Result<()> {
         }
         text.linear(format!("{path}.mlp.fc1"), hidden, inner);
         text.linear(format!("{path}.mlp.fc2"), inner, hidden);
+        text.norm(format!("{path}.layer_norm1"), hidden);
+        text.norm(format!("{path}.layer_norm2"), hidden);
+    }
+    text.norm("text_model.final_layer_norm".into(), hidden);
+    if tower == Tower::TextEncoder2 {
+        text.linear("text_projection".into(), hidden, reader.size("projection_dim", MAX_WIDTH)?);
     }
     Ok(())
 }
@@ -236,6 +315,17 @@ mod tests {
             assert_eq!(192 + table.tower(Tower::UNet).filter(in_resnets).count(), 278);
             assert_eq!(table.tower(Tower::TextEncoder).count(), text_modules);
         }
+    }
+
+    #[test]
+    fn published_counts_of_sdxl() {
+        let table = Architecture::Sdxl.table().unwrap();
+        let count = |tower, part: &str| table.tower(tower).filter(|m| m.path.contains(part)).count();
+        assert_eq!(count(Tower::UNet, ".attentions."), 722);
+        assert_eq!(count(Tower::UNet, ".attn2.to_k"), 70);
+        assert_eq!(count(Tower::TextEncoder, ".layers."), 72);
+        assert_eq!(count(Tower::TextEncoder2, ".layers."), 192);
+        assert!(table.is_sdxl() && !Architecture::Sd2.table().unwrap().is_sdxl());
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl<'m> Towers<'m> {
         match tower {
             Tower::UNet => self.unet,
             Tower::TextEncoder => self.text_encoder,
+            Tower::TextEncoder2 => None,
         }
     }
 
@@ -80,7 +81,7 @@ impl Strength {
     pub fn of(self, tower: Tower) -> f32 {
         match tower {
             Tower::UNet => self.unet,
-            Tower::TextEncoder => self.text_encoder,
+            Tower::TextEncoder | Tower::TextEncoder2 => self.text_encoder,
         }
     }
 

@@ -36,6 +36,12 @@ pub enum AdapterError {
         /// What was and was not matched.
         report: Box<LoadReport>,
     },
+    /// No built-in family has the modules that a file changes.
+    #[error("{}: its tensors fit neither Stable Diffusion 1.x nor 2.x nor XL", .file.display())]
+    UnknownFamily {
+        /// The file.
+        file: PathBuf,
+    },
     /// Metadata or structure that the dialect does not allow.
     #[error("{file}: {what}")]
     Malformed {
@@ -147,6 +153,7 @@ impl AdapterError {
                 "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"
             }
             Self::DifferentModels { .. } => "give the base that the tuned model was made from",
+            Self::UnknownFamily { .. } => "give the base that it was made for with `--base`",
             Self::NeedsBase { .. } => "give the base that the adapter was made for",
             Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",
             _ => return Vec::new(),

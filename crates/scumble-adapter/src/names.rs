@@ -1,7 +1,7 @@
 //! Spellings of module names.
 //!
-//! Flattened (kohya): `<prefix>_<path with '.' as '_'>`, prefix `lora_unet`, `lora_te` (also `lora_te1`), with
-//! diffusers names or, in some SD1 files, the block names of the original code (CompVis):
+//! Flattened (kohya): `<prefix>_<path with '.' as '_'>`, prefix `lora_unet`, `lora_te` (SDXL: `lora_te1`,
+//! `lora_te2`), with diffusers names or, in SDXL and some SD1 files, the block names of the original code (CompVis):
 //!
 //! ```text
 //! down_blocks.i.resnets.j     -> input_blocks.{s_i + j}.0      s_i = 1 + resnets and downsamplers before block i
@@ -19,44 +19,73 @@ use std::collections::BTreeMap;
 
 use crate::table::{Module, ModuleTable, Tower};
 
-/// Flattened prefix of a tower that we write.
-pub const fn flattened_prefix(tower: Tower) -> &'static str {
-    match tower {
-        Tower::UNet => "lora_unet",
-        Tower::TextEncoder => "lora_te",
+/// How the UNet's modules are named in flattened names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// diffusers' names, which SD1 and SD2 files have.
+    Diffusers,
+    /// The original code's block numbers, which SDXL files have.
+    CompVis,
+}
+
+impl Naming {
+    /// The name users type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Naming::Diffusers => "diffusers",
+            Naming::CompVis => "compvis",
+        }
+    }
+
+    /// What files for a base usually have.
+    pub fn usual(table: &ModuleTable) -> Self {
+        if table.is_sdxl() { Self::CompVis } else { Self::Diffusers }
     }
 }
 
-/// The flattened name that we write: diffusers names, `lora_te` for the text encoder.
-pub fn flattened(module: &Module) -> Option<String> {
-    let tower = Tower::of(&module.path)?;
-    Some(format!("{}_{}", flattened_prefix(tower), module.local_path().replace('.', "_")))
+/// The flattened name that we write: `lora_unet`, `lora_te`, or `lora_te1` and `lora_te2` where there are two.
+pub fn flattened(table: &ModuleTable, module: &Module, naming: Naming) -> Option<String> {
+    let prefix = match Tower::of(&module.path)? {
+        Tower::UNet => "lora_unet",
+        Tower::TextEncoder if table.is_sdxl() => "lora_te1",
+        Tower::TextEncoder => "lora_te",
+        Tower::TextEncoder2 => "lora_te2",
+    };
+    let local = match naming {
+        Naming::CompVis => table.comp_vis_name(&module.path).unwrap_or(module.local_path()),
+        Naming::Diffusers => module.local_path(),
+    };
+    Some(format!("{prefix}_{}", local.replace('.', "_")))
 }
 
-/// Every flattened name that we read for a module.
-pub fn flattened_spellings(module: &Module, comp_vis: &CompVis) -> Vec<String> {
+/// Every flattened name that we read for a module; `comp_vis` is its name in the original code.
+pub fn flattened_spellings(module: &Module, comp_vis: Option<&str>) -> Vec<String> {
     let local = module.local_path();
-    let (prefixes, locals): (&[&str], Vec<String>) = match Tower::of(&module.path) {
-        Some(Tower::UNet) => (
-            &["lora_unet", "lycoris"],
-            [Some(local.to_owned()), comp_vis.local(local)].into_iter().flatten().collect(),
+    let (prefixes, other): (&[&str], Option<&str>) = match Tower::of(&module.path) {
+        Some(Tower::UNet) => (&["lora_unet", "lycoris", "lycoris_unet"], comp_vis),
+        Some(Tower::TextEncoder) => (
+            &["lora_te", "lora_te1", "lycoris", "lycoris_te", "lycoris_te1"],
+            local.strip_prefix("text_model."),
         ),
-        Some(Tower::TextEncoder) => (&["lora_te", "lora_te1", "lycoris"], vec![local.to_owned()]),
+        Some(Tower::TextEncoder2) => (&["lora_te2", "lycoris_te2"], local.strip_prefix("text_model.")),
         None => return Vec::new(),
     };
-    let flat = |local: &String| local.replace('.', "_");
-    prefixes.iter().flat_map(|prefix| locals.iter().map(move |l| format!("{prefix}_{}", flat(l)))).collect()
+    let locals: Vec<String> =
+        [Some(local), other].into_iter().flatten().map(|l| l.replace('.', "_")).collect();
+    prefixes.iter().flat_map(|prefix| locals.iter().map(move |local| format!("{prefix}_{local}"))).collect()
 }
 
 /// Every dotted name that we read for a module: with and without the tower, text encoders also without the
-/// `text_model` level that newer libraries leave out.
+/// `text_model` level that newer libraries leave out. The second text encoder's always have the tower in front.
 pub fn dotted_spellings(module: &Module) -> Vec<String> {
     let local = module.local_path();
-    let mut names = vec![module.path.clone(), local.to_owned()];
-    if let Some(inner) = local.strip_prefix("text_model.") {
-        names.push(format!("{}.{inner}", Tower::TextEncoder.prefix()));
-        names.push(inner.to_owned());
+    let mut names = vec![module.path.clone()];
+    let Some(tower) = Tower::of(&module.path) else { return names };
+    let locals = [Some(local), local.strip_prefix("text_model.")];
+    if tower != Tower::TextEncoder2 {
+        names.extend(locals.into_iter().flatten().map(str::to_owned));
     }
+    names.extend(locals[1].map(|inner| format!("{}.{inner}", tower.prefix())));
     names
 }
 
@@ -101,9 +130,16 @@ impl CompVis {
         numbering
     }
 
-    /// The original code's name of a UNet module, without tower.
+    /// The original code's name of a UNet module, without tower; `None` for text encoders.
+    pub fn of(&self, module: &Module) -> Option<String> {
+        (Tower::of(&module.path) == Some(Tower::UNet)).then(|| self.local(module.local_path()))?
+    }
+
+    /// As [`CompVis::of`], by the path within the UNet.
     pub fn local(&self, local: &str) -> Option<String> {
-        const FIXED: [(&str, &str); 5] = [
+        const FIXED: [(&str, &str); 7] = [
+            ("add_embedding.linear_1", "label_emb.0.0"),
+            ("add_embedding.linear_2", "label_emb.0.2"),
             ("time_embedding.linear_1", "time_embed.0"),
             ("time_embedding.linear_2", "time_embed.2"),
             ("conv_in", "input_blocks.0.0"),
@@ -151,6 +187,8 @@ impl CompVis {
             _ => return None,
         };
         let inner = match rest {
+            ["norm1"] => "in_layers.0".to_owned(),
+            ["norm2"] => "out_layers.0".to_owned(),
             ["conv1"] => "in_layers.2".to_owned(),
             ["time_emb_proj"] => "emb_layers.1".to_owned(),
             ["conv2"] => "out_layers.3".to_owned(),

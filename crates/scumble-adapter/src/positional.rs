@@ -65,7 +65,7 @@ type Place = [usize; 6];
 fn place(module: &Module, generation: Generation) -> Option<(Target, Place)> {
     let parts: Vec<&str> = module.local_path().split('.').collect();
     let number = |text: &str| text.parse::<usize>().ok();
-    if Tower::of(&module.path)? == Tower::TextEncoder {
+    if Tower::of(&module.path)? != Tower::UNet {
         let ["text_model", "encoder", "layers", layer, inner @ ..] = &parts[..] else { return None };
         let (target, slot) = text_slot(inner)?;
         return Some((target, [0, 0, 0, 0, number(layer)?, slot]));
@@ -170,7 +170,9 @@ pub fn candidates<'t>(
             &[Geglu],
             &[Resnet],
         ],
-        Tower::TextEncoder => &[&[TextAttention], &[TextAttention, TextMlp], &[TextMlp]],
+        Tower::TextEncoder | Tower::TextEncoder2 => {
+            &[&[TextAttention], &[TextAttention, TextMlp], &[TextMlp]]
+        }
     };
     let mut sets: Vec<BTreeSet<Target>> = stated.into_iter().cloned().collect();
     for set in usual.iter().map(|set| set.iter().copied().collect()) {

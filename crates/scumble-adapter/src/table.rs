@@ -14,17 +14,20 @@ pub enum Tower {
     UNet,
     /// The text encoder.
     TextEncoder,
+    /// SDXL's second text encoder.
+    TextEncoder2,
 }
 
 impl Tower {
     /// Every tower.
-    pub const ALL: [Tower; 2] = [Tower::UNet, Tower::TextEncoder];
+    pub const ALL: [Tower; 3] = [Tower::UNet, Tower::TextEncoder, Tower::TextEncoder2];
 
-    /// `unet` or `text_encoder`, as diffusers names the folders.
+    /// `unet`, `text_encoder` or `text_encoder_2`, as diffusers names the folders.
     pub const fn prefix(self) -> &'static str {
         match self {
             Tower::UNet => "unet",
             Tower::TextEncoder => "text_encoder",
+            Tower::TextEncoder2 => "text_encoder_2",
         }
     }
 
@@ -110,7 +113,12 @@ impl Module {
 /// All modules of a base, found by path or by any dialect's spelling.
 #[derive(Clone, Debug, Default)]
 pub struct ModuleTable {
+    /// Linear layers and convolutions, then the norms.
     modules: Vec<Module>,
+    /// Where the norms begin.
+    norms: usize,
+    /// The original code's names of the UNet's modules, without tower.
+    comp_vis: Vec<Option<String>>,
     by_path: BTreeMap<String, usize>,
     flattened: BTreeMap<String, usize>,
     dotted: BTreeMap<String, usize>,
@@ -120,15 +128,18 @@ impl ModuleTable {
     /// Builds the table. Paths carry their tower; a path that occurs twice keeps its first module.
     pub fn new(modules: impl IntoIterator<Item = Module>) -> Self {
         let mut table = Self::default();
-        for module in modules {
+        let (norms, projections): (Vec<Module>, Vec<Module>) = modules.into_iter().partition(Module::is_norm);
+        for module in projections.into_iter().chain(norms) {
             if !table.by_path.contains_key(&module.path) {
                 table.by_path.insert(module.path.clone(), table.modules.len());
+                table.norms += usize::from(!module.is_norm());
                 table.modules.push(module);
             }
         }
         let comp_vis = names::CompVis::new(&table);
+        table.comp_vis = table.modules.iter().map(|module| comp_vis.of(module)).collect();
         for (index, module) in table.modules.iter().enumerate() {
-            for name in names::flattened_spellings(module, &comp_vis) {
+            for name in names::flattened_spellings(module, table.comp_vis[index].as_deref()) {
                 table.flattened.entry(name).or_insert(index);
             }
             for name in names::dotted_spellings(module) {
@@ -138,19 +149,34 @@ impl ModuleTable {
         table
     }
 
-    /// All modules, in the order they were given.
+    /// All linear layers and convolutions, in the order they were given: what factors can be for.
     pub fn modules(&self) -> &[Module] {
-        &self.modules
+        &self.modules[..self.norms]
     }
 
-    /// The modules of one tower.
+    /// All norm layers, which adapters can only add a difference to.
+    pub fn norms(&self) -> &[Module] {
+        &self.modules[self.norms..]
+    }
+
+    /// The linear layers and convolutions of one tower.
     pub fn tower(&self, tower: Tower) -> impl Iterator<Item = &Module> {
-        self.modules.iter().filter(move |module| Tower::of(&module.path) == Some(tower))
+        self.modules().iter().filter(move |module| Tower::of(&module.path) == Some(tower))
     }
 
-    /// The module of a path.
+    /// Whether there is a second text encoder, which only SDXL has.
+    pub fn is_sdxl(&self) -> bool {
+        self.tower(Tower::TextEncoder2).next().is_some() || self.get("unet.add_embedding.linear_1").is_some()
+    }
+
+    /// The module of a path, norms included.
     pub fn get(&self, path: &str) -> Option<&Module> {
         self.by_path.get(path).map(|&index| &self.modules[index])
+    }
+
+    /// The original code's name of a UNet module, such as `input_blocks.1.1.proj_in`.
+    pub fn comp_vis_name(&self, path: &str) -> Option<&str> {
+        self.comp_vis[*self.by_path.get(path)?].as_deref()
     }
 
     /// The module of a flattened name such as `lora_unet_mid_block_attentions_0_proj_in`.
@@ -165,12 +191,17 @@ impl ModuleTable {
 
     /// Width of the text encoder's states, and so of a learned token; `None` without a text encoder.
     pub fn text_width(&self) -> Option<usize> {
-        self.tower(Tower::TextEncoder).find(|m| m.path.ends_with(".self_attn.q_proj")).map(|m| m.inputs)
+        self.width_of(Tower::TextEncoder)
+    }
+
+    /// Width of one text encoder's states.
+    pub fn width_of(&self, tower: Tower) -> Option<usize> {
+        self.tower(tower).find(|m| m.path.ends_with(".self_attn.q_proj")).map(|m| m.inputs)
     }
 
     /// The path nearest in spelling to `path`, for messages.
     pub fn nearest(&self, path: &str) -> Option<&str> {
-        self.modules
+        self.modules()
             .iter()
             .map(|module| (strsim::jaro_winkler(&module.path, path), module.path.as_str()))
             .filter(|(likeness, _)| *likeness > 0.9)

@@ -1,23 +1,26 @@
-//! From placed tensors to an adapter: pairs, ranks, shapes, finite values; every key used or named.
+//! From placed tensors to an adapter: kinds, ranks, shapes, finite values; every key used or named.
 
 use std::collections::BTreeMap;
 
 use scumble_model::files::TensorSource;
 use scumble_tensor::Tensor;
 
+use super::assemble::Parts;
+use super::part::Part;
 use super::report::{Leftover, LoadReport};
-use super::{AdapterFile, DIALECTS, Dialect, Part, Place, Placement, ReadOptions, detect, guess, names_of};
-use crate::adapter::{Adapter, LowRankFactors};
+use super::spelling::{self, Spelling};
+use super::{AdapterFile, DIALECTS, Dialect, Place, Placement, ReadOptions, detect, guess, names_of};
+use crate::adapter::{Adapter, ModuleFactors};
 use crate::error::{AdapterError, Result};
-use crate::table::{Module, ModuleTable};
+use crate::table::{Module, ModuleTable, Tower};
 
 /// A thousand rows of the widest text states.
 const MAX_TOKEN_ELEMENTS: usize = 1 << 21;
 
 /// Keys of one module's parts.
 #[derive(Default)]
-struct Parts {
-    keys: BTreeMap<Part, String>,
+struct Keys {
+    parts: BTreeMap<Part, String>,
     fault: Option<String>,
 }
 
@@ -27,8 +30,13 @@ pub fn read_source(
     table: &ModuleTable,
     options: ReadOptions,
 ) -> Result<(Adapter, LoadReport)> {
+    read_as(dialect_of(file)?, file, table, options)
+}
+
+/// The dialect of an opened file, or an error that says how it begins.
+pub(super) fn dialect_of(file: &AdapterFile<'_>) -> Result<&'static dyn Dialect> {
     let keys = file.source.names();
-    let dialect = detect(&keys).ok_or_else(|| AdapterError::UnknownDialect {
+    detect(file.source).ok_or_else(|| AdapterError::UnknownDialect {
         file: file.source.describe(),
         known: names_of(&DIALECTS),
         examples: match &keys[..keys.len().min(3)] {
@@ -38,8 +46,7 @@ pub fn read_source(
                 format!("begins with the tensors {}", first.join(", "))
             }
         },
-    })?;
-    read_as(dialect, file, table, options)
+    })
 }
 
 /// As [`read_source`], for a file whose dialect is known.
@@ -49,48 +56,56 @@ pub fn read_as(
     table: &ModuleTable,
     options: ReadOptions,
 ) -> Result<(Adapter, LoadReport)> {
-    let keys = file.source.names();
     let placement = dialect.place(file, table)?;
     let misfits = placement.faults.clone();
     let mut report = LoadReport { dialect: dialect.name(), misfits, ..LoadReport::default() };
     let mut adapter = Adapter { metadata: travelling_metadata(dialect, file.source), ..Adapter::default() };
-    let mut modules: BTreeMap<&str, Parts> = BTreeMap::new();
-    for key in &keys {
-        match placement.places.get(key) {
+    let mut spelling = Spelling::of(file.source.metadata());
+    dialect.note(file, &placement, table, &mut spelling);
+    adapter.metadata.remove(spelling::KEY);
+    let mut modules: BTreeMap<&str, Keys> = BTreeMap::new();
+    for key in file.source.names() {
+        match placement.places.get(&key) {
             Some(Place::Factor(path, part)) => {
-                let parts = modules.entry(path).or_default();
-                if let Some(other) = parts.keys.insert(*part, key.clone()) {
-                    parts.fault = Some(format!("`{other}` and `{key}` are both for this module"));
+                let keys = modules.entry(path).or_default();
+                if let Some(other) = keys.parts.insert(*part, key.clone()) {
+                    keys.fault = Some(format!("`{other}` and `{key}` are both for this module"));
                 }
             }
             Some(Place::Unsupported(path, reason)) => {
                 modules.entry(path).or_default().fault = Some(format!("`{key}`: {reason}"));
             }
-            Some(Place::Token(token)) => {
-                let rows = token_rows(file, key)?;
-                match table.text_width() {
-                    Some(width) if width != rows.shape().last() => {
-                        let found = rows.shape().last();
-                        let reason = format!("the token is {found} wide, the base's text encoder {width}");
-                        report.misfits.push(Leftover { name: token.clone(), reason });
+            Some(Place::Token(token, tower)) => {
+                let rows = token_rows(file, &key)?;
+                match misfit_of_token(&rows, *tower, table) {
+                    Some(reason) => report.misfits.push(Leftover { name: token.clone(), reason }),
+                    None => {
+                        let tokens = match tower {
+                            Tower::TextEncoder2 => &mut adapter.tokens_2,
+                            _ => &mut adapter.tokens,
+                        };
+                        tokens.insert(token.clone(), rows);
                     }
-                    _ => drop(adapter.tokens.insert(token.clone(), rows)),
                 }
             }
+            Some(Place::Known) => {}
             None => report
                 .unmatched
                 .push(Leftover { name: key.clone(), reason: "the base has no such module".into() }),
         }
     }
-    for (path, parts) in modules {
-        match read_module(file, table, &placement, path, &parts)? {
+    for (path, keys) in modules {
+        match read_module(file, table, &placement, path, &keys)? {
             Ok(factors) => {
-                adapter.modules.insert(path.to_owned(), factors.into());
+                adapter.modules.insert(path.to_owned(), factors);
             }
             Err(reason) => report.misfits.push(Leftover { name: path.to_owned(), reason }),
         }
     }
-    (report.modules, report.tokens) = (adapter.modules.len(), adapter.tokens.len());
+    dialect.finish(&mut adapter, &mut spelling)?;
+    spelling.store(&mut adapter.metadata);
+    let second_only = adapter.tokens_2.keys().filter(|token| !adapter.tokens.contains_key(*token)).count();
+    (report.modules, report.tokens) = (adapter.modules.len(), adapter.tokens.len() + second_only);
     report.guess = guess::guess(file.source, &placement, table, &report);
     if (!report.is_complete() && !options.partial) || adapter.is_empty() {
         return Err(AdapterError::Unmatched { file: file.source.describe(), report: Box::new(report) });
@@ -110,49 +125,40 @@ fn read_module(
     table: &ModuleTable,
     placement: &Placement,
     path: &str,
-    parts: &Parts,
-) -> Result<std::result::Result<LowRankFactors, String>> {
-    if let Some(fault) = &parts.fault {
+    keys: &Keys,
+) -> Result<std::result::Result<ModuleFactors, String>> {
+    if let Some(fault) = &keys.fault {
         return Ok(Err(fault.clone()));
     }
     let Some(module) = table.get(path) else { return Ok(Err("the base has no such module".into())) };
-    let (down, up) = match (parts.keys.get(&Part::Down), parts.keys.get(&Part::Up)) {
-        (Some(down), Some(up)) => {
-            if let Some(key) = [down, up].into_iter().find(|key| is_absurd(file.source, key, module)) {
-                return Ok(Err(format!("`{key}` is larger than any factor of this module can be")));
-            }
-            (file.source.read(down)?, file.source.read(up)?)
+    let mut tensors = BTreeMap::new();
+    for (part, key) in &keys.parts {
+        let info = file.source.info(key);
+        if info.is_none_or(|info| part.is_absurd(&info.shape, module)) {
+            return Ok(Err(format!("`{key}` is larger than any factor of this module can be")));
         }
-        (Some(down), None) => return Ok(Err(format!("`{down}` has no up factor"))),
-        (None, Some(up)) => return Ok(Err(format!("`{up}` has no down factor"))),
-        (None, None) => return Ok(Err("an alpha without factors".into())),
-    };
-    let rank = down.shape().first();
-    let alpha = match (parts.keys.get(&Part::Alpha), &placement.alpha) {
-        (Some(key), _) => {
-            let tensor = file.source.read(key)?;
-            if tensor.numel() != 1 {
-                return Ok(Err(format!("`{key}` has shape {}, expected one number", tensor.shape())));
-            }
-            tensor.item::<f32>()?
-        }
-        (None, Some(rule)) => rule(path, rank),
-        (None, None) => rank as f32,
-    };
-    Ok(match LowRankFactors::new(path, down, up, alpha) {
-        Ok(factors) => factors.shaped_for(module),
-        Err(AdapterError::Factors { what, .. }) => Err(what),
-        Err(other) => return Err(other),
-    })
+        tensors.insert(*part, file.source.read(key)?);
+    }
+    let rule = placement.alpha.as_ref().map(|rule| move |rank: usize| rule(path, rank));
+    Parts {
+        module,
+        keys: &keys.parts,
+        tensors,
+        rule: rule.as_ref().map(|rule| rule as &dyn Fn(usize) -> f32),
+    }
+    .assemble()
 }
 
-/// Whether a tensor claims more elements than factors of rank 16384 have; pickles can claim sizes that they do not
-/// store, and claims must not take memory.
-fn is_absurd(source: &dyn TensorSource, key: &str, module: &Module) -> bool {
-    let most = (module.weights() / module.inputs.min(module.outputs).max(1)).saturating_mul(1 << 14);
-    source.info(key).is_none_or(|info| {
-        info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > most)
-    })
+fn misfit_of_token(rows: &Tensor, tower: Tower, table: &ModuleTable) -> Option<String> {
+    let found = rows.shape().last();
+    match table.width_of(tower) {
+        Some(width) if width != found => {
+            let encoder = if tower == Tower::TextEncoder2 { "second text encoder" } else { "text encoder" };
+            Some(format!("the token is {found} wide, the base's {encoder} {width}"))
+        }
+        None if tower == Tower::TextEncoder2 => Some("the base has no second text encoder".into()),
+        _ => None,
+    }
 }
 
 /// Token rows as `[n, d]`.
@@ -173,4 +179,33 @@ fn token_rows(file: &AdapterFile<'_>, key: &str) -> Result<Tensor> {
             Err(file.malformed(format!("token `{key}` has shape {}, expected [d] or [n, d]", tensor.shape())))
         }
     }
+}
+
+/// How many of a file's tensors a base has a place and the right size for, and how many not.
+pub(super) fn agreement(
+    file: &AdapterFile<'_>,
+    placement: &Placement,
+    table: &ModuleTable,
+) -> (usize, usize) {
+    let (mut agree, mut disagree) = (0, placement.faults.len());
+    for key in file.source.names() {
+        let shape = file.source.info(&key).map(|info| info.shape).unwrap_or_default();
+        let agrees = match placement.places.get(&key) {
+            None => Some(false),
+            Some(Place::Factor(path, part)) => {
+                table.get(path).map_or(Some(false), |module: &Module| part.agrees(&shape, module))
+            }
+            Some(Place::Token(_, tower)) => match (table.width_of(*tower), shape.last()) {
+                (Some(width), Some(found)) => Some(width == *found),
+                _ => Some(false),
+            },
+            Some(Place::Unsupported(..) | Place::Known) => None,
+        };
+        match agrees {
+            Some(true) => agree += 1,
+            Some(false) => disagree += 1,
+            None => {}
+        }
+    }
+    (agree, disagree)
 }

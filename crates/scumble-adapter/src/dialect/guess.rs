@@ -4,8 +4,9 @@
 
 use scumble_model::files::TensorSource;
 
+use super::part::Part;
 use super::report::LoadReport;
-use super::{Part, Place, Placement};
+use super::{Place, Placement};
 use crate::table::ModuleTable;
 
 /// `an SD1`, `an SD2` or `an SDXL`, by the width of the text states.

@@ -1,5 +1,7 @@
 //! What a file of tensors is, by the names in it: an adapter of some dialect, embeddings, or a model.
 
+use scumble_model::files::TensorSource;
+
 use super::{Dialect, detect};
 
 /// Kinds of files that people have.
@@ -39,13 +41,14 @@ const COMPONENTS: [(&str, &str); 8] = [
 ];
 
 impl FileKind {
-    /// By the names of the tensors.
-    pub fn of(names: &[String]) -> Self {
+    /// By the names and sizes of the tensors.
+    pub fn of(source: &dyn TensorSource) -> Self {
+        let names = source.names();
         let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
         if CHECKPOINT.iter().any(|prefix| any(prefix)) {
             return Self::Checkpoint;
         }
-        if let Some(dialect) = detect(names) {
+        if let Some(dialect) = detect(source) {
             return Self::Adapter(dialect);
         }
         let component = COMPONENTS.iter().find(|(prefix, _)| any(prefix));

@@ -1,51 +1,106 @@
-//! kohya (sd-scripts, AUTOMATIC1111, ComfyUI): `<flattened name>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+//! kohya and LyCORIS (sd-scripts, AUTOMATIC1111, ComfyUI): `<flattened name>.<part>`.
+//!
+//! ```text
+//! LoRA, LoCon   lora_down.weight  lora_up.weight  [lora_mid.weight]  alpha
+//! LoHa          hada_w1_a  hada_w1_b  hada_w2_a  hada_w2_b  [hada_t1  hada_t2]  alpha
+//! LoKr          lokr_w1 | lokr_w1_a  lokr_w1_b;  lokr_w2 | lokr_w2_a  lokr_w2_b  [lokr_t2];  alpha
+//! differences   diff  diff_b;  of norms  w_norm  b_norm
+//! any of them   dora_scale
+//! ```
 //!
 //! The scale is `alpha / r` with a 0-D `alpha`; a missing alpha means `r`. Learned tokens may be bundled as
-//! `bundle_emb.<token>.string_to_param.*`. Metadata: `ss_*`, `modelspec.*` and two hashes, see [`super::encode`].
+//! `bundle_emb.<token>.string_to_param.*`, for SDXL `.clip_l` and `.clip_g`. Metadata: see [`super::kohya_metadata`].
 
-use scumble_tensor::Tensor;
+use scumble_model::files::TensorSource;
+use scumble_tensor::{DType, Tensor};
 
 use super::encode::{Encoded, hashes};
-use super::{AdapterFile, Dialect, Part, Place, Placement, TokenPolicy, WriteOptions, check_known};
-use crate::adapter::Adapter;
+use super::kohya_metadata::describe;
+use super::part::{Part, Side};
+use super::spelling::Spelling;
+use super::{AdapterFile, Dialect, Place, Placement, TokenPolicy, WriteOptions, check_known};
+use crate::adapter::{Adapter, Axis, Change, HadamardFactors, KroneckerFactor, Magnitude, ModuleFactors};
 use crate::error::{AdapterError, Result};
-use crate::names;
-use crate::table::{Module, ModuleKind, ModuleTable};
+use crate::names::{self, Naming};
+use crate::table::{Module, ModuleTable, Tower};
 
 /// See the module's text.
 pub(super) struct Kohya;
 
-const PREFIXES: [&str; 5] = ["lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lycoris_"];
+const PREFIXES: [&str; 6] = ["lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lycoris_", "bundle_emb."];
+
+/// Suffix of a key -> what it is; the first is the one that is written.
+const PARTS: [(&str, Part); 26] = [
+    ("lora_down.weight", Part::Down),
+    ("lora_up.weight", Part::Up),
+    ("lora_mid.weight", Part::Mid),
+    ("alpha", Part::Alpha),
+    ("scale", Part::Scale),
+    ("scalar", Part::Scalar),
+    ("hada_w1_a", Part::Hada1(Side::A)),
+    ("hada_w1_b", Part::Hada1(Side::B)),
+    ("hada_t1", Part::Hada1(Side::Core)),
+    ("hada_w2_a", Part::Hada2(Side::A)),
+    ("hada_w2_b", Part::Hada2(Side::B)),
+    ("hada_t2", Part::Hada2(Side::Core)),
+    ("lokr_w1", Part::Lokr1(Side::Whole)),
+    ("lokr_w1_a", Part::Lokr1(Side::A)),
+    ("lokr_w1_b", Part::Lokr1(Side::B)),
+    ("lokr_w2", Part::Lokr2(Side::Whole)),
+    ("lokr_w2_a", Part::Lokr2(Side::A)),
+    ("lokr_w2_b", Part::Lokr2(Side::B)),
+    ("lokr_t2", Part::Lokr2(Side::Core)),
+    ("diff", Part::Diff),
+    ("diff_b", Part::DiffBias),
+    ("w_norm", Part::Diff),
+    ("b_norm", Part::DiffBias),
+    ("dora_scale", Part::DoraScale),
+    ("lora_down", Part::Down),
+    ("lora_up", Part::Up),
+];
 
 /// Suffixes of families that change a module in a way we do not apply, and what they are.
-const UNSUPPORTED: [(&str, &str); 10] = [
-    ("dora_scale", "DoRA is not supported; applying the rest without it would be another adapter"),
-    ("lora_mid.weight", "Tucker convolutions (lora_mid) are not supported"),
-    ("hada_", "LoHa is not supported"),
-    ("lokr_", "LoKr is not supported"),
+const UNSUPPORTED: [(&str, &str); 9] = [
+    ("lokr_t1", "a core for the small LoKr matrix is not supported; no known program writes one"),
     ("oft_", "OFT is not supported"),
-    ("diff", "full differences are not supported"),
+    ("boft_", "BOFT is not supported"),
+    ("rescale", "OFT is not supported"),
     ("a1.weight", "GLoRA is not supported"),
-    ("w_norm", "norm changes are not supported"),
+    ("a2.weight", "GLoRA is not supported"),
+    ("b1.weight", "GLoRA is not supported"),
+    ("b2.weight", "GLoRA is not supported"),
     ("on_input", "IA3 is not supported"),
-    ("scale", "a separate scale tensor is not supported"),
 ];
+
+const NOTE_NAMES: &str = "kohya_names";
+const NOTE_ALPHA: &str = "kohya_alpha";
 
 fn place_of(key: &str, table: &ModuleTable) -> Option<Place> {
     if let Some(rest) = key.strip_prefix("bundle_emb.") {
-        let (token, _) = rest.rsplit_once(".string_to_param.")?;
-        return Some(Place::Token(token.to_owned()));
+        return bundled(key, rest);
     }
     let (name, suffix) = key.split_once('.')?;
     let path = table.by_flattened_name(name)?.path.clone();
-    match suffix {
-        "lora_down.weight" => Some(Place::Factor(path, Part::Down)),
-        "lora_up.weight" => Some(Place::Factor(path, Part::Up)),
-        "alpha" => Some(Place::Factor(path, Part::Alpha)),
-        _ => {
-            let (_, reason) = UNSUPPORTED.iter().find(|(start, _)| suffix.starts_with(start))?;
-            Some(Place::Unsupported(path, reason))
-        }
+    if let Some((_, part)) = PARTS.iter().find(|(known, _)| *known == suffix) {
+        return Some(Place::Factor(path, *part));
+    }
+    let (_, reason) = UNSUPPORTED.iter().find(|(start, _)| suffix.starts_with(start))?;
+    Some(Place::Unsupported(path, reason))
+}
+
+fn bundled(key: &str, rest: &str) -> Option<Place> {
+    if let Some((token, _)) = rest.rsplit_once(".string_to_param.") {
+        return Some(Place::Token(token.to_owned(), Tower::TextEncoder));
+    }
+    let (token, vector) = rest.rsplit_once('.')?;
+    match vector {
+        "clip_l" => Some(Place::Token(token.to_owned(), Tower::TextEncoder)),
+        "clip_g" => Some(Place::Token(token.to_owned(), Tower::TextEncoder2)),
+        "clip_l_out" | "clip_g_out" => Some(Place::Unsupported(
+            key.to_owned(),
+            "a vector that is added behind the text encoder is not supported",
+        )),
+        _ => None,
     }
 }
 
@@ -54,8 +109,8 @@ impl Dialect for Kohya {
         "kohya"
     }
 
-    fn recognises(&self, keys: &[String]) -> bool {
-        keys.iter().any(|key| PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
+    fn recognises(&self, source: &dyn TensorSource) -> bool {
+        source.names().iter().any(|key| PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
     }
 
     fn place(&self, file: &AdapterFile<'_>, table: &ModuleTable) -> Result<Placement> {
@@ -64,6 +119,34 @@ impl Dialect for Kohya {
             Some((key, place))
         });
         Ok(Placement { places: places.collect(), ..Placement::default() })
+    }
+
+    fn note(
+        &self,
+        file: &AdapterFile<'_>,
+        placement: &Placement,
+        table: &ModuleTable,
+        spelling: &mut Spelling,
+    ) {
+        let naming = placement.places.iter().find_map(|(key, place)| {
+            let Place::Factor(path, _) = place else { return None };
+            let (name, _) = key.split_once('.')?;
+            let module = table.get(path)?;
+            let is = |naming| names::flattened(table, module, naming).as_deref() == Some(name);
+            match (is(Naming::Diffusers), is(Naming::CompVis)) {
+                (true, false) => Some(Naming::Diffusers),
+                (false, true) => Some(Naming::CompVis),
+                _ => None,
+            }
+        });
+        match naming.filter(|naming| *naming != Naming::usual(table)) {
+            Some(naming) => spelling.set(NOTE_NAMES, naming.name()),
+            None => spelling.forget(NOTE_NAMES),
+        }
+        match alpha_note(file, placement) {
+            Some(note) => spelling.set(NOTE_ALPHA, note),
+            None => spelling.forget(NOTE_ALPHA),
+        }
     }
 
     fn is_structural(&self, key: &str, _value: &str) -> bool {
@@ -77,28 +160,30 @@ impl Dialect for Kohya {
 
     fn write(&self, adapter: &Adapter, table: &ModuleTable, options: &WriteOptions) -> Result<Encoded> {
         check_known(self.name(), adapter, table)?;
+        let mut spelling = Spelling::of(&adapter.metadata);
+        let noted = [Naming::Diffusers, Naming::CompVis]
+            .into_iter()
+            .find(|naming| spelling.text(NOTE_NAMES) == Some(naming.name()));
+        let naming = options.naming.or(noted).unwrap_or_else(|| Naming::usual(table));
+        let alpha_type = spelling.text(NOTE_ALPHA).map(str::to_owned);
+        spelling.forget(NOTE_NAMES);
+        spelling.forget(NOTE_ALPHA);
         let mut encoded = Encoded { metadata: adapter.metadata.clone(), ..Encoded::default() };
-        for (path, factors) in adapter.low_rank() {
-            let Some(name) = table.get(path).and_then(names::flattened) else { continue };
-            encoded.factor(format!("{name}.lora_down.weight"), path, factors.down(), options)?;
-            encoded.factor(format!("{name}.lora_up.weight"), path, factors.up(), options)?;
-            encoded.tensors.push((format!("{name}.alpha"), Tensor::scalar(factors.alpha())?));
-        }
-        match options.tokens {
-            TokenPolicy::Omit => {}
-            TokenPolicy::Refuse if adapter.tokens.is_empty() => {}
-            TokenPolicy::Refuse => {
-                return Err(AdapterError::CannotHold {
-                    dialect: self.name(),
-                    reason: "it has no usual place for learned tokens; bundle them, which only some readers understand, or write them to a file of their own".into(),
-                });
+        spelling.store(&mut encoded.metadata);
+        for (path, factors) in &adapter.modules {
+            let Some(module) = table.get(path) else { continue };
+            let Some(name) = names::flattened(table, module, naming) else { continue };
+            for (suffix, tensor) in stored(factors, module)? {
+                encoded.factor(format!("{name}.{suffix}"), path, &tensor, options)?;
             }
-            TokenPolicy::Bundle => {
-                for (token, rows) in &adapter.tokens {
-                    encoded.tensors.push((format!("bundle_emb.{token}.string_to_param.*"), rows.clone()));
+            if let Some(alpha) = factors.change().and_then(Change::alpha) {
+                let factor_type = encoded.tensors.last().map_or(DType::F32, |(_, tensor)| tensor.dtype());
+                if let Some(tensor) = alpha_tensor(alpha, factor_type, alpha_type.as_deref(), factors)? {
+                    encoded.tensors.push((format!("{name}.alpha"), tensor));
                 }
             }
         }
+        write_tokens(self.name(), adapter, options, &mut encoded)?;
         describe(adapter, table, &mut encoded);
         let hashes = hashes(&mut encoded)?;
         let metadata = &mut encoded.metadata;
@@ -109,43 +194,127 @@ impl Dialect for Kohya {
     }
 }
 
-/// One value for all, else the word that kohya's own resizing tool writes.
-fn common<T: PartialEq>(mut values: impl Iterator<Item = T>, show: impl Fn(T) -> String) -> String {
-    let Some(first) = values.next() else { return "None".into() };
-    if values.all(|value| value == first) { show(first) } else { "Dynamic".into() }
+/// How a file's alphas differ from what is written by default, which is one in the factors' type for each module.
+fn alpha_note(file: &AdapterFile<'_>, placement: &Placement) -> Option<String> {
+    let of_part = |wanted: Part| {
+        placement.places.iter().filter_map(move |(key, place)| match place {
+            Place::Factor(_, part) if *part == wanted => file.source.info(key).map(|info| info.dtype),
+            _ => None,
+        })
+    };
+    let factors = [Part::Up, Part::Hada1(Side::A), Part::Lokr1(Side::Whole), Part::Lokr1(Side::A)];
+    let factor = factors.into_iter().find_map(|part| of_part(part).next())?;
+    match of_part(Part::Alpha).next() {
+        None => Some("none".into()),
+        Some(alpha) if alpha != factor => Some(alpha.to_string()),
+        Some(_) => None,
+    }
 }
 
-/// Fills in the entries that other tools rely on, where the adapter's own metadata does not say them.
-fn describe(adapter: &Adapter, table: &ModuleTable, encoded: &mut Encoded) {
-    // SD2 made the layers around its transformers linear.
-    let is_proj_in = |module: &&Module| module.path.ends_with(".proj_in");
-    let second = table.modules().iter().find(is_proj_in).map(|m| m.kind == ModuleKind::Linear);
-    let metadata = &mut encoded.metadata;
-    metadata.insert("ss_network_module".into(), "networks.lora".into());
-    metadata.insert(
-        "ss_network_dim".into(),
-        common(adapter.low_rank().map(|(_, f)| f.rank()), |r| r.to_string()),
-    );
-    metadata.insert(
-        "ss_network_alpha".into(),
-        common(adapter.low_rank().map(|(_, f)| f.alpha()), |a| format!("{a:?}")),
-    );
-    let mut default = |key: &str, value: String| {
-        metadata.entry(key.into()).or_insert(value);
-    };
-    default("ss_network_args", "{}".into());
-    if let Some(second) = second {
-        default("ss_v2", if second { "True".into() } else { "False".into() });
-        default("ss_base_model_version", if second { "sd_v2".into() } else { "sd_v1".into() });
-        let family = if second { "stable-diffusion-v2-512" } else { "stable-diffusion-v1" };
-        default("modelspec.architecture", format!("{family}/lora"));
+/// Alpha in the factors' type where that type holds it, as kohya's own writer does, or as the note says.
+fn alpha_tensor(
+    alpha: f32,
+    factor: DType,
+    note: Option<&str>,
+    factors: &ModuleFactors,
+) -> Result<Option<Tensor>> {
+    if note == Some("none") && factors.rank().is_none_or(|rank| alpha == rank as f32) {
+        return Ok(None);
     }
-    let title = metadata.get("ss_output_name").cloned().unwrap_or_else(|| "LoRA".into());
-    let mut default = |key: &str, value: &str| {
-        metadata.entry(key.into()).or_insert_with(|| value.to_owned());
+    let named = [DType::F16, DType::BF16, DType::F32, DType::F64];
+    let wanted = named.into_iter().find(|dtype| note == Some(dtype.to_string().as_str())).unwrap_or(factor);
+    let exact = Tensor::scalar(alpha)?;
+    let stored = exact.to_dtype(wanted)?;
+    Ok(Some(if stored.item::<f32>()? == alpha { stored } else { exact }))
+}
+
+/// Suffixes and tensors of one module, alpha apart.
+fn stored(factors: &ModuleFactors, module: &Module) -> Result<Vec<(&'static str, Tensor)>> {
+    let mut stored: Vec<(&'static str, Tensor)> = match factors.change() {
+        None => Vec::new(),
+        Some(Change::LowRank(f)) => {
+            vec![("lora_down.weight", f.down().clone()), ("lora_up.weight", f.up().clone())]
+        }
+        Some(Change::Tucker(f)) => vec![
+            ("lora_down.weight", f.down().clone()),
+            ("lora_mid.weight", f.mid().clone()),
+            ("lora_up.weight", f.up().clone()),
+        ],
+        Some(Change::Hadamard(f)) => hadamard(f),
+        Some(Change::Kronecker(f)) => {
+            let mut stored = kronecker(f.w1(), ["lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_t1"]);
+            stored.extend(kronecker(f.w2(), ["lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"]));
+            stored
+        }
+        Some(Change::Full(diff)) => {
+            vec![(if module.is_norm() { "w_norm" } else { "diff" }, diff.clone())]
+        }
     };
-    default("modelspec.sai_model_spec", "1.0.1");
-    default("modelspec.implementation", "diffusers");
-    default("modelspec.title", &title);
-    default("modelspec.resolution", "512x512");
+    if let Some(magnitude) = factors.magnitude() {
+        stored.push(("dora_scale", magnitude.values().reshape(&dora_dims(magnitude, module))?));
+    }
+    if let Some(bias) = factors.bias() {
+        stored.push((if module.is_norm() { "b_norm" } else { "diff_b" }, bias.clone()));
+    }
+    Ok(stored)
+}
+
+fn hadamard(factors: &HadamardFactors) -> Vec<(&'static str, Tensor)> {
+    const SUFFIXES: [[&str; 3]; 2] =
+        [["hada_w1_a", "hada_w1_b", "hada_t1"], ["hada_w2_a", "hada_w2_b", "hada_t2"]];
+    let mut stored = Vec::new();
+    for (side, [a, b, core]) in factors.sides().iter().zip(SUFFIXES) {
+        stored.extend([(a, side.a.clone()), (b, side.b.clone())]);
+        stored.extend(side.core.clone().map(|tensor| (core, tensor)));
+    }
+    stored
+}
+
+fn kronecker(factor: &KroneckerFactor, suffixes: [&'static str; 4]) -> Vec<(&'static str, Tensor)> {
+    let [whole, a_suffix, b_suffix, core_suffix] = suffixes;
+    match factor.clone() {
+        KroneckerFactor::Whole(tensor) => vec![(whole, tensor)],
+        KroneckerFactor::Pair { a, b } => vec![(a_suffix, a), (b_suffix, b)],
+        KroneckerFactor::Tucker { a, b, core } => vec![(a_suffix, a), (b_suffix, b), (core_suffix, core)],
+    }
+}
+
+/// `[out, 1]` or `[1, in]`, on convolutions with two more sizes of 1.
+fn dora_dims(magnitude: &Magnitude, module: &Module) -> Vec<usize> {
+    let count = magnitude.values().numel();
+    let mut dims = match magnitude.axis() {
+        Axis::Output => vec![count, 1],
+        Axis::Input => vec![1, count],
+    };
+    if module.is_conv() {
+        dims.extend([1, 1]);
+    }
+    dims
+}
+
+fn write_tokens(
+    dialect: &'static str,
+    adapter: &Adapter,
+    options: &WriteOptions,
+    encoded: &mut Encoded,
+) -> Result<()> {
+    match options.tokens {
+        TokenPolicy::Refuse if adapter.tokens.is_empty() && adapter.tokens_2.is_empty() => Ok(()),
+        TokenPolicy::Omit => Ok(()),
+        TokenPolicy::Refuse => Err(AdapterError::CannotHold {
+            dialect,
+            reason: "it has no usual place for learned tokens; bundle them, which only some readers understand, or write them to a file of their own".into(),
+        }),
+        TokenPolicy::Bundle => {
+            for (token, rows) in &adapter.tokens {
+                let vector =
+                    if adapter.tokens_2.contains_key(token) { "clip_l" } else { "string_to_param.*" };
+                encoded.tensors.push((format!("bundle_emb.{token}.{vector}"), rows.clone()));
+            }
+            for (token, rows) in &adapter.tokens_2 {
+                encoded.tensors.push((format!("bundle_emb.{token}.clip_g"), rows.clone()));
+            }
+            Ok(())
+        }
+    }
 }

@@ -5,18 +5,25 @@
 //! pairs, ranks and shapes and accounts for every key; [`load_adapter`] and [`save_adapter`] open and
 //! close the files. Adding a dialect is a file here and a line in [`DIALECTS`].
 
+mod assemble;
 mod collect;
+mod embedding;
 pub mod encode;
+pub mod family;
 mod file;
+mod fold;
 mod guess;
 mod kind;
 mod kohya;
+mod kohya_metadata;
 mod old_diffusers;
 mod original;
 mod original_list;
+mod part;
 mod peft;
 pub mod report;
 mod source;
+mod spelling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,8 +33,9 @@ use scumble_tensor::DType;
 
 use crate::adapter::Adapter;
 use crate::error::{AdapterError, Result};
+use crate::names::Naming;
 use crate::positional::Generation;
-use crate::table::ModuleTable;
+use crate::table::{ModuleTable, Tower};
 
 pub use collect::{read_as, read_source};
 pub use encode::Encoded;
@@ -35,19 +43,36 @@ pub use file::{Loaded, load_adapter, save_adapter};
 pub use guess::family_of_width;
 pub use kind::FileKind;
 pub use original_list::is_list as is_adapter_file;
+pub use part::{Part, Side};
 pub use report::{Leftover, LoadReport};
 pub use source::MemorySource;
+pub use spelling::Spelling;
 
 /// One spelling of adapters.
 pub trait Dialect: Sync {
     /// The name users type.
     fn name(&self) -> &'static str;
 
-    /// Whether a file with these keys is of this dialect.
-    fn recognises(&self, keys: &[String]) -> bool;
+    /// Whether a file with these tensors is of this dialect.
+    fn recognises(&self, source: &dyn TensorSource) -> bool;
 
     /// Where each tensor of the file belongs; keys that are left out count as unmatched.
     fn place(&self, file: &AdapterFile<'_>, table: &ModuleTable) -> Result<Placement>;
+
+    /// Notes what this file's spelling says beyond the adapter itself, see [`Spelling`].
+    fn note(
+        &self,
+        _file: &AdapterFile<'_>,
+        _placement: &Placement,
+        _table: &ModuleTable,
+        _spelling: &mut Spelling,
+    ) {
+    }
+
+    /// Undoes what writing had to do to fit the dialect, where the notes say it.
+    fn finish(&self, _adapter: &mut Adapter, _spelling: &mut Spelling) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether a metadata entry is part of the spelling and so must not travel to another dialect.
     fn is_structural(&self, _key: &str, _value: &str) -> bool {
@@ -69,8 +94,14 @@ pub trait Dialect: Sync {
 }
 
 /// Every dialect, in the order in which files are tested for them.
-pub static DIALECTS: [&dyn Dialect; 4] =
-    [&original::Original, &kohya::Kohya, &old_diffusers::OldDiffusers, &peft::Peft];
+pub static DIALECTS: [&dyn Dialect; 6] = [
+    &original::Original,
+    &kohya::Kohya,
+    &old_diffusers::OldDiffusers,
+    &peft::Peft,
+    &embedding::A1111,
+    &embedding::LearnedEmbeds,
+];
 
 /// The dialect of a name, if there is one.
 pub fn by_name(name: &str) -> Option<&'static dyn Dialect> {
@@ -82,9 +113,9 @@ pub fn writable() -> Vec<&'static dyn Dialect> {
     DIALECTS.into_iter().filter(|dialect| dialect.is_writable()).collect()
 }
 
-/// The dialect that a file with these keys is of.
-pub fn detect(keys: &[String]) -> Option<&'static dyn Dialect> {
-    DIALECTS.into_iter().find(|dialect| dialect.recognises(keys))
+/// The dialect that a file with these tensors is of.
+pub fn detect(source: &dyn TensorSource) -> Option<&'static dyn Dialect> {
+    DIALECTS.into_iter().find(|dialect| dialect.recognises(source))
 }
 
 pub(crate) fn names_of(dialects: &[&dyn Dialect]) -> String {
@@ -105,24 +136,15 @@ impl AdapterFile<'_> {
     }
 }
 
-/// Part of a module's change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// Input side.
-    Down,
-    /// Output side.
-    Up,
-    /// One number.
-    Alpha,
-}
-
 /// Where a tensor belongs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Place {
     /// A part of the change of the module at this path.
     Factor(String, Part),
-    /// The rows of a learned token.
-    Token(String),
+    /// The rows of a learned token, for one of the text encoders.
+    Token(String, Tower),
+    /// Read elsewhere, or nothing that an adapter needs.
+    Known,
     /// Part of the module's change that we cannot apply, with the reason; without it the module would be wrong.
     Unsupported(String, &'static str),
 }
@@ -137,6 +159,8 @@ pub struct Placement {
     pub places: BTreeMap<String, Place>,
     /// Alpha of the modules that have no alpha tensor; `None` makes it the rank, which is scale 1.
     pub alpha: Option<AlphaRule>,
+    /// The order inside transformer blocks that the numbers of a file turned out to have.
+    pub order: Option<Generation>,
     /// What is wrong with the file as a whole.
     pub faults: Vec<Leftover>,
 }
@@ -154,20 +178,17 @@ pub enum TokenPolicy {
 }
 
 /// How to write.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     /// Element type of the factors; `None` keeps what they have.
     pub dtype: Option<DType>,
     /// Learned tokens.
     pub tokens: TokenPolicy,
-    /// Order inside transformer blocks for the original dialect.
-    pub generation: Generation,
-}
-
-impl Default for WriteOptions {
-    fn default() -> Self {
-        Self { dtype: None, tokens: TokenPolicy::Refuse, generation: Generation::UpTo014 }
-    }
+    /// Order inside transformer blocks for the original dialect; `None` as the notes say, else that of the published
+    /// files.
+    pub generation: Option<Generation>,
+    /// Names of the UNet's modules in flattened names; `None` as the notes say, else what is usual for the base.
+    pub naming: Option<Naming>,
 }
 
 /// How to read.
@@ -177,9 +198,30 @@ pub struct ReadOptions {
     pub partial: bool,
 }
 
+/// Errors when there are learned tokens, for dialects without a place for them.
+pub(crate) fn refuse_tokens(dialect: &'static str, adapter: &Adapter) -> Result<()> {
+    if adapter.tokens.is_empty() && adapter.tokens_2.is_empty() {
+        return Ok(());
+    }
+    Err(AdapterError::CannotHold {
+        dialect,
+        reason: "it has no place for learned tokens; write them to a file of their own".into(),
+    })
+}
+
+/// Errors unless all modules are plain low-rank pairs.
+pub(crate) fn check_plain(dialect: &'static str, adapter: &Adapter) -> Result<()> {
+    match adapter.modules.iter().find(|(_, factors)| factors.low_rank().is_none()) {
+        None => Ok(()),
+        Some((path, factors)) => Err(AdapterError::CannotHold {
+            dialect,
+            reason: format!("it knows plain low-rank factors only, and {path} has {}", factors.kind()),
+        }),
+    }
+}
+
 /// Errors unless every module of the adapter is one of the base's; paths that are not, with the nearest ones.
 pub(crate) fn check_known(dialect: &'static str, adapter: &Adapter, table: &ModuleTable) -> Result<()> {
-    adapter.require_low_rank("written in this dialect yet")?;
     let unknown: BTreeSet<&str> =
         adapter.modules.keys().map(String::as_str).filter(|path| table.get(path).is_none()).collect();
     let Some(first) = unknown.first() else { return Ok(()) };

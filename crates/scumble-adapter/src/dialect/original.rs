@@ -10,14 +10,22 @@ use scumble_model::files::TensorSource;
 use scumble_tensor::{DType, Tensor};
 
 use super::encode::Encoded;
-use super::{AdapterFile, Dialect, Leftover, Part, Place, Placement, TokenPolicy, WriteOptions, check_known};
+use super::fold::{self, Folded};
+use super::part::Part;
+use super::spelling::Spelling;
+use super::{
+    AdapterFile, Dialect, Leftover, Place, Placement, TokenPolicy, WriteOptions, check_known, check_plain,
+};
 use crate::adapter::{Adapter, LowRankFactors};
 use crate::error::{AdapterError, Result};
-use crate::positional::{Candidate, Target, candidates, order, target_of};
+use crate::positional::{Candidate, Generation, Target, candidates, order, target_of};
 use crate::table::{Module, ModuleTable, Tower};
 
 /// See the module's text.
 pub(super) struct Original;
+
+/// The order of diffusers 0.15, which published files do not have.
+const NOTE_ORDER: &str = "original_order";
 
 /// The metadata value that marks a learned token.
 pub(super) const EMBED: &str = "<embed>";
@@ -125,8 +133,8 @@ impl Dialect for Original {
         "original"
     }
 
-    fn recognises(&self, keys: &[String]) -> bool {
-        keys.iter().any(|key| numbered(key).is_some())
+    fn recognises(&self, source: &dyn TensorSource) -> bool {
+        source.names().iter().any(|key| numbered(key).is_some())
     }
 
     fn place(&self, file: &AdapterFile<'_>, table: &ModuleTable) -> Result<Placement> {
@@ -136,7 +144,7 @@ impl Dialect for Original {
             if let Some((tower, index, part)) = numbered(&key) {
                 towers.entry(tower).or_default().entry(index).or_default().insert(part, key);
             } else if file.source.metadata().get(&key).is_some_and(|value| value == EMBED) {
-                placement.places.insert(key.clone(), Place::Token(key));
+                placement.places.insert(key.clone(), Place::Token(key, Tower::TextEncoder));
             }
         }
         for (tower, slots) in &towers {
@@ -144,6 +152,9 @@ impl Dialect for Original {
             let Some(order) = resolve(file.source, slots, table, *tower, stated.as_ref()) else { continue };
             if slots.len() != order.modules.len() || slots.keys().enumerate().any(|(i, &slot)| i != slot) {
                 placement.faults.push(miscount(*tower, slots.len(), table));
+            }
+            if *tower == Tower::UNet && order.targets.contains(&Target::Geglu) {
+                placement.order = Some(order.generation);
             }
             for (index, parts) in slots {
                 let Some(module) = order.modules.get(*index) else { continue };
@@ -153,6 +164,18 @@ impl Dialect for Original {
             }
         }
         Ok(placement)
+    }
+
+    fn note(&self, _: &AdapterFile<'_>, placement: &Placement, _: &ModuleTable, spelling: &mut Spelling) {
+        let newer = placement.order == Some(Generation::From015);
+        match newer {
+            true => spelling.set(NOTE_ORDER, "0.15"),
+            false => spelling.forget(NOTE_ORDER),
+        }
+    }
+
+    fn finish(&self, adapter: &mut Adapter, spelling: &mut Spelling) -> Result<()> {
+        fold::restore(adapter, spelling)
     }
 
     fn is_structural(&self, key: &str, value: &str) -> bool {
@@ -166,9 +189,23 @@ impl Dialect for Original {
 
     fn write(&self, adapter: &Adapter, table: &ModuleTable, options: &WriteOptions) -> Result<Encoded> {
         check_known(self.name(), adapter, table)?;
+        check_plain(self.name(), adapter)?;
+        if table.is_sdxl() || !adapter.tokens_2.is_empty() {
+            return Err(AdapterError::CannotHold {
+                dialect: self.name(),
+                reason: "it numbers the modules of SD1 and SD2, and this is for SDXL; write kohya or peft"
+                    .into(),
+            });
+        }
         let mut encoded = Encoded::default();
         let travelling = adapter.metadata.iter().filter(|(key, value)| !self.is_structural(key, value));
         encoded.metadata.extend(travelling.map(|(key, value)| (key.clone(), value.clone())));
+        let mut spelling = Spelling::of(&adapter.metadata);
+        let noted = (spelling.text(NOTE_ORDER) == Some("0.15")).then_some(Generation::From015);
+        let generation = options.generation.or(noted).unwrap_or(Generation::UpTo014);
+        spelling.forget(NOTE_ORDER);
+        spelling.store(&mut encoded.metadata);
+        let mut folded = Folded::default();
         for tower in Tower::ALL {
             let targets = targets_of(self.name(), adapter, table, tower)?;
             if targets.is_empty() {
@@ -176,11 +213,12 @@ impl Dialect for Original {
             }
             let classes: Vec<&str> = targets.iter().flat_map(|target| target.classes()).copied().collect();
             encoded.metadata.insert(tower.prefix().into(), serde_json::json!(classes).to_string());
-            for (index, module) in order(table, tower, &targets, options.generation).into_iter().enumerate() {
+            for (index, module) in order(table, tower, &targets, generation).into_iter().enumerate() {
                 let slot = format!("{}:{index}", tower.prefix());
-                write_slot(&mut encoded, adapter, module, &slot, options)?;
+                write_slot(&mut encoded, &mut folded, adapter, module, &slot, options)?;
             }
         }
+        folded.store(&mut encoded);
         if options.tokens != TokenPolicy::Omit {
             for (token, rows) in &adapter.tokens {
                 write_token(self.name(), &mut encoded, token, rows)?;
@@ -211,14 +249,16 @@ fn targets_of(
 /// One numbered pair. A module that the adapter leaves alone still needs its number: it gets a zero pair of rank 1.
 fn write_slot(
     encoded: &mut Encoded,
+    folded: &mut Folded,
     adapter: &Adapter,
     module: &Module,
     slot: &str,
     options: &WriteOptions,
 ) -> Result<()> {
     let factors = match adapter.modules.get(&module.path).and_then(|factors| factors.low_rank()) {
-        Some(factors) => factors.with_scale_folded(&module.path)?,
+        Some(factors) => folded.fold(&module.path, factors, options)?,
         None => {
+            folded.filled(&module.path);
             let (down, up) = LowRankFactors::shapes_for(module, 1);
             let dtype = adapter.low_rank().next().map_or(DType::F32, |(_, f)| f.up().dtype());
             LowRankFactors::new(&module.path, Tensor::zeros(dtype, &down)?, Tensor::zeros(dtype, &up)?, 1.0)?
@@ -238,8 +278,7 @@ fn write_token(dialect: &'static str, encoded: &mut Encoded, token: &str, rows: 
     if token.contains(':') || encoded.metadata.contains_key(token) {
         return refuse(format!("a token cannot be called {token} in it"));
     }
-    // Tokens are always f32 here, whatever the factors are.
-    let row = rows.to_dtype(DType::F32)?.reshape(&[rows.shape().last()])?;
+    let row = rows.reshape(&[rows.shape().last()])?;
     encoded.tensors.push((token.to_owned(), row));
     encoded.metadata.insert(token.to_owned(), EMBED.into());
     Ok(())

@@ -7,13 +7,20 @@
 
 use std::collections::BTreeMap;
 
+use regex::{Regex, RegexBuilder};
+use scumble_model::files::TensorSource;
+use scumble_tensor::Tensor;
 use serde_json::{Map, Value, json};
 
+use super::assemble::multiplied;
 use super::encode::Encoded;
-use super::{AdapterFile, Dialect, Part, Place, Placement, TokenPolicy, WriteOptions, check_known};
-use crate::adapter::{Adapter, LowRankFactors};
+use super::part::Part;
+use super::report::Leftover;
+use super::spelling::Spelling;
+use super::{AdapterFile, Dialect, Place, Placement, TokenPolicy, WriteOptions, check_known, refuse_tokens};
+use crate::adapter::{Adapter, Axis, Change, LowRankFactors, Magnitude, ModuleFactors};
 use crate::error::{AdapterError, Result};
-use crate::table::{ModuleTable, Tower};
+use crate::table::{Module, ModuleTable, Tower};
 
 /// See the module's text.
 pub(super) struct Peft;
@@ -24,12 +31,45 @@ const DEFAULT_ALPHA: f64 = 8.0;
 /// A larger configuration than this is none.
 const MAX_CONFIG_BYTES: u64 = 1 << 24;
 
+/// Text encoders' modules with the `text_model` level left out, as the newest libraries name them.
+const NOTE_TEXT: &str = "peft_text";
+
 /// What one component's configuration says about alpha.
-#[derive(Default)]
 struct Scaling {
     alpha: f64,
-    patterns: Vec<(String, f64)>,
+    patterns: Vec<(Pattern, f64)>,
     rank_stabilized: bool,
+    dora: bool,
+}
+
+/// A key of `alpha_pattern`.
+enum Pattern {
+    /// A module path or the end of one, whole parts only.
+    Name(String),
+    /// A regular expression for the same.
+    Expression(Regex),
+}
+
+impl Pattern {
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        if !text.contains(['*', '+', '?', '[', '(', '{', '|', '^', '$', '\\']) {
+            return Ok(Self::Name(text.to_owned()));
+        }
+        RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{text})$"))
+            .size_limit(1 << 20)
+            .build()
+            .map(Self::Expression)
+            .map_err(|_| format!("`{text}` is no pattern that can be read"))
+    }
+
+    fn matches(&self, local_path: &str) -> bool {
+        match self {
+            Self::Name(name) => local_path
+                .strip_suffix(name.as_str())
+                .is_some_and(|before| before.is_empty() || before.ends_with('.')),
+            Self::Expression(expression) => expression.is_match(local_path),
+        }
+    }
 }
 
 impl Scaling {
@@ -45,33 +85,25 @@ impl Scaling {
                 .filter(|v| v.is_finite())
                 .ok_or_else(|| format!("{prefix}{key} is {value}, expected a number"))
         };
-        if get("use_dora").and_then(Value::as_bool) == Some(true) {
-            return Err("DoRA is not supported; applying the rest without it would be another adapter".into());
-        }
         let mut patterns = Vec::new();
         if let Some(entries) = get("alpha_pattern") {
             let entries = entries.as_object().ok_or_else(|| format!("{prefix}alpha_pattern is no object"))?;
-            for (pattern, value) in entries {
-                if pattern.contains(['*', '+', '?', '[', '(', '{', '|', '^', '$', '\\']) {
-                    return Err(format!(
-                        "{prefix}alpha_pattern `{pattern}` is no module name; only names are read"
-                    ));
-                }
-                patterns.push((pattern.clone(), number("alpha_pattern", value)?));
+            for (text, value) in entries {
+                let pattern = Pattern::parse(text).map_err(|what| format!("{prefix}alpha_pattern {what}"))?;
+                patterns.push((pattern, number("alpha_pattern", value)?));
             }
         }
+        let is = |key: &str| get(key).and_then(Value::as_bool).unwrap_or(false);
         let alpha = get("lora_alpha").map_or(Ok(DEFAULT_ALPHA), |value| number("lora_alpha", value))?;
-        let rank_stabilized = get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-        Ok(Some(Self { alpha, patterns, rank_stabilized }))
+        Ok(Some(Self { alpha, patterns, rank_stabilized: is("use_rslora"), dora: is("use_dora") }))
     }
 
-    /// A pattern is a module path or the end of one, whole parts only.
     fn alpha(&self, local_path: &str, rank: usize) -> f32 {
-        let matches = |pattern: &str| {
-            local_path.strip_suffix(pattern).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        };
-        let alpha =
-            self.patterns.iter().find(|(pattern, _)| matches(pattern)).map_or(self.alpha, |(_, a)| *a);
+        let alpha = self
+            .patterns
+            .iter()
+            .find(|(pattern, _)| pattern.matches(local_path))
+            .map_or(self.alpha, |(_, alpha)| *alpha);
         (if self.rank_stabilized { alpha * (rank as f64).sqrt() } else { alpha }) as f32
     }
 }
@@ -110,7 +142,6 @@ fn side_config(file: &AdapterFile<'_>) -> Option<String> {
 }
 
 fn place_of(key: &str, table: &ModuleTable) -> Option<Place> {
-    const DORA: &str = "DoRA is not supported; applying the rest without it would be another adapter";
     let name = key.strip_prefix("base_model.model.").unwrap_or(key);
     let named = |stem: &str| table.by_dotted_name(stem).map(|module| module.path.clone());
     if let Some(stem) = name.strip_suffix(".alpha") {
@@ -118,13 +149,15 @@ fn place_of(key: &str, table: &ModuleTable) -> Option<Place> {
     }
     for (marker, part) in [(".lora_A.", Part::Down), (".lora_B.", Part::Up)] {
         let Some((stem, rest)) = name.split_once(marker) else { continue };
-        return Some(match rest {
-            "weight" | "default.weight" => Place::Factor(named(stem)?, part),
-            _ => Place::Unsupported(named(stem)?, "a bias on a factor is not supported"),
+        return Some(match (rest, part) {
+            ("weight" | "default.weight", _) => Place::Factor(named(stem)?, part),
+            ("bias" | "default.bias", Part::Up) => Place::Factor(named(stem)?, Part::UpBias),
+            _ => Place::Unsupported(named(stem)?, "a bias on the input side is not supported"),
         });
     }
-    let (stem, _) = name.split_once(".lora_magnitude_vector")?;
-    Some(Place::Unsupported(named(stem)?, DORA))
+    let (stem, rest) = name.split_once(".lora_magnitude_vector")?;
+    let known = ["", ".weight", ".default", ".default.weight"].contains(&rest);
+    known.then(|| Some(Place::Factor(named(stem)?, Part::Magnitude)))?
 }
 
 impl Dialect for Peft {
@@ -132,8 +165,8 @@ impl Dialect for Peft {
         "peft"
     }
 
-    fn recognises(&self, keys: &[String]) -> bool {
-        keys.iter().any(|key| key.contains(".lora_A.") || key.contains(".lora_B."))
+    fn recognises(&self, source: &dyn TensorSource) -> bool {
+        source.names().iter().any(|key| key.contains(".lora_A.") || key.contains(".lora_B."))
     }
 
     fn place(&self, file: &AdapterFile<'_>, table: &ModuleTable) -> Result<Placement> {
@@ -141,14 +174,42 @@ impl Dialect for Peft {
             let place = place_of(&key, table)?;
             Some((key, place))
         });
-        let places = places.collect();
+        let places: BTreeMap<String, Place> = places.collect();
         let towers = scalings(file)?;
+        let has_magnitude = |tower: Tower| {
+            places.values().any(|place| {
+                matches!(place, Place::Factor(path, Part::Magnitude) if Tower::of(path) == Some(tower))
+            })
+        };
+        let mentions = |tower: Tower| {
+            places
+                .values()
+                .any(|place| matches!(place, Place::Factor(path, _) if Tower::of(path) == Some(tower)))
+        };
+        let faults = towers
+            .iter()
+            .filter(|(tower, scaling)| scaling.dora && mentions(**tower) && !has_magnitude(**tower))
+            .map(|(tower, _)| Leftover {
+                name: tower.prefix().into(),
+                reason: "the configuration says DoRA, but the file has no magnitudes".into(),
+            })
+            .collect();
         let alpha = move |path: &str, rank: usize| {
             let scaling = Tower::of(path).and_then(|tower| towers.get(&tower));
             let (_, local) = path.split_once('.').unwrap_or(("", path));
             scaling.map_or(rank as f32, |scaling| scaling.alpha(local, rank))
         };
-        Ok(Placement { places, alpha: Some(Box::new(alpha)), ..Placement::default() })
+        Ok(Placement { places, alpha: Some(Box::new(alpha)), faults, order: None })
+    }
+
+    fn note(&self, file: &AdapterFile<'_>, _: &Placement, _: &ModuleTable, spelling: &mut Spelling) {
+        let names = file.source.names();
+        let mut text = names.iter().filter(|name| name.starts_with("text_encoder"));
+        if text.clone().next().is_some() && !text.any(|name| name.contains(".text_model.")) {
+            spelling.set(NOTE_TEXT, "without text_model");
+        } else {
+            spelling.forget(NOTE_TEXT);
+        }
     }
 
     fn is_structural(&self, key: &str, _value: &str) -> bool {
@@ -161,20 +222,41 @@ impl Dialect for Peft {
 
     fn write(&self, adapter: &Adapter, table: &ModuleTable, options: &WriteOptions) -> Result<Encoded> {
         check_known(self.name(), adapter, table)?;
-        if !adapter.tokens.is_empty() && options.tokens != TokenPolicy::Omit {
-            return Err(AdapterError::CannotHold {
-                dialect: self.name(),
-                reason: "it has no place for learned tokens; write them to a file of their own".into(),
-            });
+        if options.tokens != TokenPolicy::Omit {
+            refuse_tokens(self.name(), adapter)?;
         }
+        let mut spelling = Spelling::of(&adapter.metadata);
+        let without_text_model = spelling.text(NOTE_TEXT).is_some();
+        spelling.forget(NOTE_TEXT);
         let mut encoded = Encoded { metadata: adapter.metadata.clone(), ..Encoded::default() };
-        for (path, factors) in adapter.low_rank() {
-            encoded.factor(format!("{path}.lora_A.weight"), path, factors.down(), options)?;
-            encoded.factor(format!("{path}.lora_B.weight"), path, factors.up(), options)?;
+        spelling.store(&mut encoded.metadata);
+        for (path, factors) in &adapter.modules {
+            let Some(module) = table.get(path) else { continue };
+            let pair = self.pair(path, factors)?;
+            let name = match without_text_model {
+                true => path.replacen(".text_model.", ".", 1),
+                false => path.clone(),
+            };
+            encoded.factor(format!("{name}.lora_A.weight"), path, pair.down(), options)?;
+            encoded.factor(format!("{name}.lora_B.weight"), path, pair.up(), options)?;
+            if let Some(bias) = factors.bias() {
+                let bias = self.up_bias(path, bias, pair.scale())?;
+                encoded.factor(format!("{name}.lora_B.bias"), path, &bias, options)?;
+            }
+            if let Some(magnitude) = factors.magnitude() {
+                let values = self.magnitude(path, magnitude, module)?;
+                encoded.factor(format!("{name}.lora_magnitude_vector"), path, &values, options)?;
+            }
+        }
+        for tower in Tower::ALL {
+            self.check_uniform(adapter, tower)?;
         }
         encoded.metadata.insert("format".into(), "pt".into());
         // Readers from before the metadata existed take alpha for the rank, so it is only written when it says more.
-        if adapter.low_rank().any(|(_, factors)| factors.scale() != 1.0) {
+        let says_more = |factors: &ModuleFactors| {
+            factors.low_rank().is_none() || factors.change().is_some_and(|change| change.scale() != 1.0)
+        };
+        if adapter.modules.values().any(says_more) {
             encoded.metadata.insert(METADATA_KEY.into(), Value::Object(configuration(adapter)).to_string());
         } else {
             encoded.metadata.remove(METADATA_KEY);
@@ -183,15 +265,68 @@ impl Dialect for Peft {
     }
 }
 
+impl Peft {
+    fn refuse<T>(&self, reason: String) -> Result<T> {
+        Err(AdapterError::CannotHold { dialect: self.name(), reason })
+    }
+
+    /// The low-rank pair of a module, decorated or not.
+    fn pair<'f>(&self, path: &str, factors: &'f ModuleFactors) -> Result<&'f LowRankFactors> {
+        match factors.change() {
+            Some(Change::LowRank(pair)) => Ok(pair),
+            _ => self.refuse(format!("it knows low-rank pairs only, and {path} has {}", factors.kind())),
+        }
+    }
+
+    /// PEFT multiplies the bias with the scale; it can only be written where dividing by it loses nothing.
+    fn up_bias(&self, path: &str, bias: &Tensor, scale: f32) -> Result<Tensor> {
+        let divided = multiplied(bias, 1.0 / scale)?;
+        if scale == 0.0 || multiplied(&divided, scale)?.bytes()? != bias.bytes()? {
+            return self.refuse(format!(
+                "it multiplies biases with alpha / r, and {path}'s cannot be divided by {scale} without rounding"
+            ));
+        }
+        Ok(divided)
+    }
+
+    fn magnitude(&self, path: &str, magnitude: &Magnitude, module: &Module) -> Result<Tensor> {
+        if magnitude.axis() == Axis::Input {
+            return self.refuse(format!("its DoRA scales outputs, and {path}'s scales inputs"));
+        }
+        let count = magnitude.values().numel();
+        let dims = if module.is_conv() { vec![1, count, 1, 1] } else { vec![count] };
+        Ok(magnitude.values().reshape(&dims)?)
+    }
+
+    /// DoRA is one switch for a component: PEFT would give every module of it a magnitude.
+    fn check_uniform(&self, adapter: &Adapter, tower: Tower) -> Result<()> {
+        let of_tower = || adapter.modules.iter().filter(|(path, _)| Tower::of(path) == Some(tower));
+        let without = of_tower().find(|(_, factors)| factors.magnitude().is_none());
+        match (of_tower().any(|(_, factors)| factors.magnitude().is_some()), without) {
+            (true, Some((path, _))) => self.refuse(format!(
+                "it has DoRA for all modules of a component or for none, and {path} has none"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The metadata that diffusers makes a complete PEFT configuration of.
 fn configuration(adapter: &Adapter) -> Map<String, Value> {
     let mut config = Map::new();
     for tower in Tower::ALL {
         let modules: Vec<(&str, &LowRankFactors)> = adapter
-            .low_rank()
+            .modules
+            .iter()
             .filter(|(path, _)| Tower::of(path) == Some(tower))
-            .filter_map(|(path, factors)| Some((name_in_peft(path.split_once('.')?.1), factors)))
+            .filter_map(|(path, factors)| match factors.change() {
+                Some(Change::LowRank(pair)) => Some((name_in_peft(path.split_once('.')?.1), pair)),
+                _ => None,
+            })
             .collect();
+        let of_tower = || adapter.modules.iter().filter(|(path, _)| Tower::of(path) == Some(tower));
+        let dora = of_tower().any(|(_, factors)| factors.magnitude().is_some());
+        let bias = of_tower().any(|(_, factors)| factors.bias().is_some());
         let Some((_, first)) = modules.first() else { continue };
         let (rank, alpha) = (first.rank(), first.alpha());
         let ranks: Map<String, Value> = modules
@@ -212,8 +347,8 @@ fn configuration(adapter: &Adapter) -> Map<String, Value> {
         set("alpha_pattern", Value::Object(alphas));
         set("target_modules", json!(modules.iter().map(|(path, _)| *path).collect::<Vec<_>>()));
         set("use_rslora", json!(false));
-        set("use_dora", json!(false));
-        set("lora_bias", json!(false));
+        set("use_dora", json!(dora));
+        set("lora_bias", json!(bias));
         set("lora_dropout", json!(0.0));
         set("bias", json!("none"));
         set("init_lora_weights", json!(true));

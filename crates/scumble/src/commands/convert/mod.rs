@@ -73,7 +73,7 @@ fn is_adapter(input: &Path) -> Result<bool> {
         return Ok(false);
     }
     let source = scumble_model::files::open_any(input)?;
-    Ok(is_adapter_file(input, &*source) || matches!(FileKind::of(&source.names()), FileKind::Adapter(_)))
+    Ok(is_adapter_file(input, &*source) || matches!(FileKind::of(&*source), FileKind::Adapter(_)))
 }
 
 fn checkpoints(input: &Path) -> Failure {
