@@ -8,6 +8,7 @@
 pub mod adapter;
 pub mod architecture;
 pub mod attach;
+mod attach_rows;
 pub mod create;
 pub mod dialect;
 pub mod error;

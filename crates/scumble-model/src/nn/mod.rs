@@ -10,6 +10,7 @@
 mod attention;
 mod branch;
 mod config;
+mod difference;
 mod embedding;
 mod init;
 mod layout;
@@ -24,6 +25,7 @@ mod resnet;
 pub use attention::{Attention, AttentionNames, AttentionSizes};
 pub use branch::{Branch, LowRank};
 pub use config::{Config, ConfigError};
+pub use difference::{Difference, Tunable};
 pub use embedding::Embedding;
 pub use layout::{find_non_finite, to_file_layout, to_memory_layout};
 pub use loader::{Loader, Problem, Scope, WeightsError};

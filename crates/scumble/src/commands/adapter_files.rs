@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scumble_adapter::architecture::{Architecture, table_of};
+use scumble_adapter::architecture::{Architecture, table_of, table_of_all};
 use scumble_adapter::dialect::{
     self, Dialect, Loaded, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter, save_adapter,
 };
@@ -23,7 +23,7 @@ use crate::failure::{Failure, Result};
 #[derive(Args)]
 #[command(next_help_heading = "Adapters")]
 pub struct WhichBase {
-    /// The base they were made for: sd1, sd2, or a model's folder, file or name on the Hub [default: looked up in the files]
+    /// The base they were made for: sd1, sd2, sdxl, or a model's folder, file or name on the Hub [default: looked up in the files]
     #[arg(long = "for", value_name = "BASE")]
     pub base: Option<String>,
     /// Use what fits of a file that does not fit whole
@@ -92,7 +92,7 @@ impl WhichBase {
         let options = ReadOptions { partial: self.allow_partial };
         let candidates = match self.base.as_deref() {
             Some(base) => vec![table_for(base)?],
-            None => vec![Architecture::Sd1.table()?, Architecture::Sd2.table()?],
+            None => Architecture::ALL.into_iter().map(|family| Ok(family.table()?)).collect::<Result<_>>()?,
         };
         let first = paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
         let table = choose(candidates, first)?;
@@ -136,6 +136,7 @@ pub fn table_for(base: &str) -> Result<ModuleTable> {
     match base.to_ascii_lowercase().as_str() {
         "sd1" | "sd15" | "sd1.5" => return Ok(Architecture::Sd1.table()?),
         "sd2" | "sd21" | "sd2.1" => return Ok(Architecture::Sd2.table()?),
+        "sdxl" | "xl" => return Ok(Architecture::Sdxl.table()?),
         _ => {}
     }
     let folder = Path::new(base);
@@ -151,14 +152,14 @@ pub fn table_for(base: &str) -> Result<ModuleTable> {
                 .map_err(|error| Failure::new(format!("`{}` is no JSON: {error}", path.display())))?;
             Ok(Some(value))
         };
-        let (unet, text) = (config("unet")?, config("text_encoder")?);
+        let (unet, text, second) = (config("unet")?, config("text_encoder")?, config("text_encoder_2")?);
         if unet.is_none() && text.is_none() {
             return Err(Failure::new(format!(
                 "`{base}` has neither unet/config.json nor text_encoder/config.json"
             ))
-            .hint("name a diffusers folder, a single file, or a family: sd1, sd2"));
+            .hint("name a diffusers folder, a single file, or a family: sd1, sd2, sdxl"));
         }
-        return Ok(table_of(unet.as_ref(), text.as_ref())?);
+        return Ok(table_of_all(unet.as_ref(), text.as_ref(), second.as_ref())?);
     }
     let files = model::open(base)?;
     Ok(table_of(Some(&files.unet.config), Some(&files.text_encoder.config))?)
@@ -246,7 +247,7 @@ impl OutputOptions {
 }
 
 /// SHA-256 of a whole file, as hexadecimal digits.
-fn sha256(path: &Path) -> Result<String> {
+pub fn sha256(path: &Path) -> Result<String> {
     let fail = |error: std::io::Error| Failure::new(format!("cannot read `{}`: {error}", path.display()));
     let mut file = File::open(path).map_err(fail)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);

@@ -1,13 +1,16 @@
 //! `scumble convert` for adapters and embeddings.
 
-use clap::Args;
-use scumble_adapter::architecture::Architecture;
+use clap::{Args, ValueEnum};
+use scumble_adapter::ModuleTable;
+use scumble_adapter::dialect::family::guess_family;
 use scumble_adapter::dialect::{
-    Loaded, ReadOptions, WriteOptions, by_name, load_adapter, save_adapter, writable,
+    Dialect, Loaded, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter, save_adapter, writable,
 };
-use scumble_adapter::{AdapterError, ModuleTable};
+use scumble_adapter::names::Naming;
+use scumble_adapter::positional::Generation;
 
 use super::ConvertArgs;
+use crate::commands::adapter_files::{TokenChoice, table_for};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
@@ -15,41 +18,145 @@ use crate::failure::{Failure, Outcome, Result};
 #[derive(Args)]
 #[command(next_help_heading = "Adapters and embeddings")]
 pub struct AdapterOptions {
+    /// The base they were made for: sd1, sd2, sdxl, or a model's folder, file or name on the Hub [default: told by names and sizes]
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
     /// Take what fits when some tensors of the input have no place, and say what was left
     #[arg(long)]
     pub allow_partial: bool,
+    /// Learned tokens where the dialect has no usual place for them
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    pub tokens: TokenChoice,
+    /// Take one learned token out of the file, and nothing else
+    #[arg(long, value_name = "NAME", conflicts_with = "tokens")]
+    pub token: Option<String>,
+    /// Call the token this in the result
+    #[arg(long, value_name = "NAME")]
+    pub rename_token: Option<String>,
+    /// For kohya: names of the UNet's modules [default: as the input, else compvis for SDXL]
+    #[arg(long, value_name = "NAMES")]
+    pub names: Option<NamesChoice>,
+    /// For original: the order of modules in diffusers up to 0.14, or from 0.15 on [default: as the input, else 0.14]
+    #[arg(long, value_name = "ORDER")]
+    pub order: Option<OrderChoice>,
+}
+
+/// Names in kohya files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NamesChoice {
+    /// `down_blocks_0_attentions_0`.
+    Diffusers,
+    /// `input_blocks_1_1`.
+    Compvis,
+}
+
+/// Order of numbered modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OrderChoice {
+    /// The feed-forward between the attentions.
+    #[value(name = "0.14")]
+    UpTo014,
+    /// The feed-forward behind them.
+    #[value(name = "0.15")]
+    From015,
 }
 
 /// Reads in any dialect, writes in the one asked for.
 pub fn run(context: &Context, args: &ConvertArgs) -> Result {
-    let dialect = by_name(&args.to).ok_or_else(|| {
-        let names: Vec<&str> = writable().iter().map(|dialect| dialect.name()).collect();
-        Failure::usage(format!("adapters have no dialect `{}`", args.to))
-            .hint(format!("there are {}", names.join(", ")))
-    })?;
-    let (loaded, table) = load(args)?;
+    let dialect = dialect(args)?;
+    check_target(args)?;
+    let (mut loaded, table) = load(args)?;
     if !loaded.report.is_complete() {
         context.terminal.warning(&format!("{}: {}", args.input.display(), loaded.report));
     }
-    let options = WriteOptions { dtype: args.dtype.dtype(), ..WriteOptions::default() };
+    select_token(args, &mut loaded)?;
+    let choice = &args.adapter;
+    if choice.tokens == TokenChoice::Omit && loaded.adapter.modules.is_empty() {
+        return Err(Failure::new(format!("`{}` holds learned tokens alone", args.input.display()))
+            .hint("without them nothing is left; convert it to a1111-embedding or diffusers-embedding"));
+    }
+    let options = WriteOptions {
+        dtype: args.dtype.dtype(),
+        tokens: match choice.tokens {
+            TokenChoice::Refuse => TokenPolicy::Refuse,
+            TokenChoice::Bundle => TokenPolicy::Bundle,
+            TokenChoice::Omit => TokenPolicy::Omit,
+        },
+        generation: choice.order.map(|order| match order {
+            OrderChoice::UpTo014 => Generation::UpTo014,
+            OrderChoice::From015 => Generation::From015,
+        }),
+        naming: choice.names.map(|names| match names {
+            NamesChoice::Diffusers => Naming::Diffusers,
+            NamesChoice::Compvis => Naming::CompVis,
+        }),
+    };
     save_adapter(&args.output, &loaded.adapter, &table, dialect, &options)?;
+    let adapter = &loaded.adapter;
+    context.terminal.status(&format!(
+        "{} -> {}: {} modules, {} tokens",
+        loaded.report.dialect,
+        dialect.name(),
+        adapter.modules.len(),
+        if choice.tokens == TokenChoice::Omit { 0 } else { adapter.tokens.len().max(adapter.tokens_2.len()) }
+    ));
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
 }
 
-/// Tries the families in turn; the error is that of the one that came nearest.
+fn dialect(args: &ConvertArgs) -> Result<&'static dyn Dialect> {
+    let found = by_name(&args.to).filter(|dialect| dialect.is_writable());
+    found.ok_or_else(|| {
+        let names: Vec<&str> = writable().iter().map(|dialect| dialect.name()).collect();
+        Failure::usage(format!("adapters have no dialect `{}`", args.to))
+            .hint(format!("there are {}", names.join(", ")))
+    })
+}
+
+/// Adapters are written as safetensors; a name that promises something else would mislead every reader.
+fn check_target(args: &ConvertArgs) -> Result<()> {
+    let out = &args.output;
+    if out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{}` does not end in .safetensors", out.display()))
+        .hint("adapters and embeddings are written as safetensors; all of their readers take it"))
+}
+
+/// For the base named, or for the family that the file's tensors agree with.
 fn load(args: &ConvertArgs) -> Result<(Loaded, ModuleTable)> {
-    let options = ReadOptions { partial: args.adapter.allow_partial };
-    let sd1 = Architecture::Sd1.table()?;
-    let first = match load_adapter(&args.input, &sd1, options) {
-        Ok(loaded) => return Ok((loaded, sd1)),
-        Err(error) => error,
+    let table = match &args.adapter.base {
+        Some(base) => table_for(base)?,
+        None => guess_family(&args.input)?.table,
     };
-    if matches!(first, AdapterError::Unmatched { .. }) {
-        let sd2 = Architecture::Sd2.table()?;
-        if let Ok(loaded) = load_adapter(&args.input, &sd2, options) {
-            return Ok((loaded, sd2));
+    let options = ReadOptions { partial: args.adapter.allow_partial };
+    Ok((load_adapter(&args.input, &table, options)?, table))
+}
+
+fn select_token(args: &ConvertArgs, loaded: &mut Loaded) -> Result<()> {
+    let adapter = &mut loaded.adapter;
+    if let Some(token) = &args.adapter.token {
+        let known = adapter.tokens.contains_key(token) || adapter.tokens_2.contains_key(token);
+        if !known {
+            let names: Vec<&str> = adapter.tokens.keys().map(String::as_str).collect();
+            let hint =
+                if names.is_empty() { "it has none".into() } else { format!("it has {}", names.join(", ")) };
+            return Err(Failure::new(format!("`{}` has no token {token}", args.input.display())).hint(hint));
+        }
+        adapter.modules.clear();
+        adapter.tokens.retain(|name, _| name == token);
+        adapter.tokens_2.retain(|name, _| name == token);
+    }
+    if let Some(name) = &args.adapter.rename_token {
+        if adapter.tokens.len() > 1 || adapter.tokens_2.len() > 1 || name.is_empty() {
+            return Err(Failure::usage("--rename-token is for a file with one token")
+                .hint("choose it with --token, and give it a name"));
+        }
+        for tokens in [&mut adapter.tokens, &mut adapter.tokens_2] {
+            if let Some((_, rows)) = tokens.pop_first() {
+                tokens.insert(name.clone(), rows);
+            }
         }
     }
-    Err(first.into())
+    Ok(())
 }

@@ -1,0 +1,381 @@
+//! Random adapters of every kind: through files and back, and on a model live, folded and taken off.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{fixture, json, table};
+use scumble_adapter::adapter::{Axis, HadamardSide, KroneckerFactor};
+use scumble_adapter::architecture::Architecture;
+use scumble_adapter::attach::{Strength, Towers, attach, fold};
+use scumble_adapter::dialect::{
+    AdapterFile, MemorySource, ReadOptions, TokenPolicy, WriteOptions, by_name, read_source,
+};
+use scumble_adapter::{
+    Adapter, Change, HadamardFactors, KroneckerFactors, LowRankFactors, Magnitude, Module, ModuleFactors,
+    ModuleTable, Tower, TuckerFactors,
+};
+use scumble_model::files::SafetensorsFile;
+use scumble_model::text_encoder::TextEncoder;
+use scumble_model::unet::{Conditioning, UNet};
+use scumble_tensor::reference::ReferenceBackend;
+use scumble_tensor::rng::{Generator, stream};
+use scumble_tensor::{Backend, DType, Tape, Tensor, Var};
+
+/// Numbers and choices of one case.
+struct Random(Generator);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(stream(seed, "kinds"))
+    }
+
+    fn below(&mut self, count: usize) -> usize {
+        ((self.0.rand(1)[0] * count as f32) as usize).min(count - 1)
+    }
+
+    fn tensor(&mut self, dims: &[usize], dtype: DType) -> Tensor {
+        let values: Vec<f32> = self.0.randn(dims.iter().product()).into_iter().map(|v| v * 0.05).collect();
+        Tensor::from_slice(&values, dims).unwrap().to_dtype(dtype).unwrap()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    LowRank,
+    Tucker,
+    Hadamard,
+    HadamardTucker,
+    KroneckerWhole,
+    KroneckerPair,
+    KroneckerTucker,
+    Full,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::LowRank,
+    Kind::Tucker,
+    Kind::Hadamard,
+    Kind::HadamardTucker,
+    Kind::KroneckerWhole,
+    Kind::KroneckerPair,
+    Kind::KroneckerTucker,
+    Kind::Full,
+];
+
+/// A change of `kind` for `module`, or the nearest kind that the module can have.
+fn change(random: &mut Random, kind: Kind, module: &Module, rank: usize, dtype: DType, alpha: f32) -> Change {
+    let path = &module.path;
+    let [kh, kw] = module.kernel();
+    let (o, i, columns) = (module.outputs, module.inputs, module.inputs * kh * kw);
+    let has_kernel = kh > 1;
+    let mut t = |dims: &[usize]| random.tensor(dims, dtype);
+    let kernel_dims = |first: usize, second: usize| match module.is_conv() {
+        true => vec![first, second, kh, kw],
+        false => vec![first, second],
+    };
+    match kind {
+        Kind::Tucker if has_kernel => Change::Tucker(
+            TuckerFactors::new(
+                path,
+                t(&[rank, i, 1, 1]),
+                t(&[rank, rank, kh, kw]),
+                t(&[o, rank, 1, 1]),
+                alpha,
+            )
+            .unwrap(),
+        ),
+        Kind::HadamardTucker if has_kernel => {
+            let mut side =
+                || HadamardSide { a: t(&[rank, o]), b: t(&[rank, i]), core: Some(t(&[rank, rank, kh, kw])) };
+            Change::Hadamard(HadamardFactors::new(path, [side(), side()], alpha).unwrap())
+        }
+        Kind::Hadamard | Kind::HadamardTucker => {
+            let mut side = || HadamardSide { a: t(&[o, rank]), b: t(&[rank, columns]), core: None };
+            Change::Hadamard(HadamardFactors::new(path, [side(), side()], alpha).unwrap())
+        }
+        Kind::KroneckerWhole => Change::Kronecker(
+            KroneckerFactors::new(
+                path,
+                KroneckerFactor::Whole(t(&[2, 2])),
+                KroneckerFactor::Whole(t(&kernel_dims(o / 2, i / 2))),
+                alpha,
+            )
+            .unwrap(),
+        ),
+        Kind::KroneckerTucker if has_kernel => {
+            let w1 = KroneckerFactor::Whole(t(&[2, 2]));
+            let w2 = KroneckerFactor::Tucker {
+                a: t(&[rank, o / 2]),
+                b: t(&[rank, i / 2]),
+                core: t(&[rank, rank, kh, kw]),
+            };
+            Change::Kronecker(KroneckerFactors::new(path, w1, w2, alpha).unwrap())
+        }
+        Kind::KroneckerPair | Kind::KroneckerTucker => {
+            let w1 = KroneckerFactor::Pair { a: t(&[2, 1]), b: t(&[1, 2]) };
+            let w2 = KroneckerFactor::Pair { a: t(&[o / 2, rank]), b: t(&[rank, columns / 2]) };
+            Change::Kronecker(KroneckerFactors::new(path, w1, w2, alpha).unwrap())
+        }
+        Kind::Full => Change::Full(t(&module.weight_dims())),
+        Kind::LowRank | Kind::Tucker => {
+            let (down, up) = LowRankFactors::shapes_for(module, rank);
+            Change::LowRank(LowRankFactors::new(path, t(&down), t(&up), alpha).unwrap())
+        }
+    }
+}
+
+/// Modules with even sizes, chosen at random; with decorations if `decorated`.
+fn adapter(seed: u64, table: &ModuleTable, kinds: &[Kind], decorated: bool, count: usize) -> Adapter {
+    let mut random = Random::new(seed);
+    // Nor may the multiplied factor fall below f16's smallest normal number.
+    let types = if matches!(kinds, [Kind::LowRank]) { 2 } else { 3 };
+    let dtype = [DType::F32, DType::BF16, DType::F16][random.below(types)];
+    let mut adapter = Adapter::default();
+    let usable = |m: &&Module| m.inputs.is_multiple_of(2) && m.outputs.is_multiple_of(2);
+    let modules: Vec<&Module> = table.modules().iter().filter(usable).collect();
+    for _ in 0..count {
+        let module = modules[random.below(modules.len())];
+        let (kind, rank) = (kinds[random.below(kinds.len())], 1 + random.below(4));
+        // Scales that are powers of two can be multiplied into a factor and taken out again without rounding.
+        let alpha = match kinds {
+            [Kind::LowRank] => rank as f32 * [1.0, 2.0, 0.5, 0.25][random.below(4)],
+            _ => [1.0, 2.0, 0.5, rank as f32][random.below(4)],
+        };
+        let change = change(&mut random, kind, module, rank, dtype, alpha);
+        let mut factors = ModuleFactors::from(change.clone());
+        if decorated && random.below(3) == 0 {
+            let axis = [Axis::Output, Axis::Input][random.below(2)];
+            let length = if axis == Axis::Output { module.outputs } else { module.inputs };
+            let magnitude = Magnitude::new(&module.path, &random.tensor(&[length], dtype), axis).unwrap();
+            factors = ModuleFactors::new(&module.path, Some(change), None, Some(magnitude)).unwrap();
+        } else if decorated && module.path.ends_with("to_out.0") {
+            let bias = random.tensor(&[module.outputs], dtype);
+            factors = ModuleFactors::new(&module.path, Some(change), Some(bias), None).unwrap();
+        }
+        adapter.modules.insert(module.path.clone(), factors);
+    }
+    if decorated {
+        for norm in table.norms().iter().take(3) {
+            let mut row = || random.tensor(&[norm.outputs], dtype);
+            let (weight, bias) = (row(), row());
+            let factors =
+                ModuleFactors::new(&norm.path, Some(Change::Full(weight)), Some(bias), None).unwrap();
+            adapter.modules.insert(norm.path.clone(), factors);
+        }
+    }
+    adapter
+}
+
+type Bytes = BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>;
+
+fn encode(adapter: &Adapter, table: &ModuleTable, dialect: &str) -> MemorySource {
+    let options = WriteOptions { tokens: TokenPolicy::Bundle, ..WriteOptions::default() };
+    let encoded = by_name(dialect).unwrap().write(adapter, table, &options).unwrap();
+    let mut source = MemorySource { name: dialect.into(), ..MemorySource::default() };
+    source.tensors.extend(encoded.tensors);
+    source.metadata.extend(encoded.metadata);
+    source
+}
+
+fn decode(source: &MemorySource, table: &ModuleTable) -> Adapter {
+    read_source(&AdapterFile { source, path: None }, table, ReadOptions::default()).unwrap().0
+}
+
+fn bytes(source: &MemorySource) -> Bytes {
+    let of = |tensor: &Tensor| (tensor.dtype(), tensor.dims().to_vec(), tensor.bytes().unwrap().to_vec());
+    source.tensors.iter().map(|(key, tensor)| (key.clone(), of(tensor))).collect()
+}
+
+fn tables() -> Vec<ModuleTable> {
+    vec![table("tiny-sd1"), table("tiny-sd2")]
+}
+
+/// A -> B -> A with the same keys, types, shapes and bytes, for every pair of dialects that can hold the adapter.
+#[test]
+fn there_and_back_gives_the_same_bytes() {
+    let dialects = ["kohya", "peft", "original", "old-diffusers"];
+    for (index, table) in tables().iter().enumerate() {
+        for seed in 0..12 {
+            let mut adapter = adapter(seed, table, &[Kind::LowRank], false, 1 + 3 * seed as usize);
+            adapter
+                .modules
+                .retain(|path, _| [".attn1.", ".attn2.", ".self_attn."].iter().any(|p| path.contains(p)));
+            if adapter.modules.is_empty() {
+                continue;
+            }
+            for first in dialects {
+                // What the first dialect can hold of it: alpha in its own way.
+                let start = decode(&encode(&adapter, table, first), table);
+                let written = encode(&start, table, first);
+                for second in dialects {
+                    let there = decode(&encode(&start, table, second), table);
+                    let back = encode(&there, table, first);
+                    assert!(
+                        bytes(&written) == bytes(&back),
+                        "base {index}, seed {seed}: {first} by {second}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn kohya_holds_every_kind() {
+    for seed in 0..40 {
+        let table = &tables()[seed as usize % 2];
+        let adapter = adapter(seed, table, &KINDS, true, 25);
+        let written = encode(&adapter, table, "kohya");
+        let read = decode(&written, table);
+        assert_eq!(
+            read.modules.iter().map(|(p, f)| (p, f.kind())).collect::<Vec<_>>(),
+            adapter.modules.iter().map(|(p, f)| (p, f.kind())).collect::<Vec<_>>()
+        );
+        for (path, factors) in &adapter.modules {
+            for ((part, a), (other, b)) in factors.tensors().iter().zip(read.modules[path].tensors()) {
+                assert_eq!((*part, a.dims()), (other, b.dims()), "{path}");
+                assert_eq!(a.bytes().unwrap(), b.bytes().unwrap(), "{path} {part}");
+            }
+        }
+        assert!(bytes(&written) == bytes(&encode(&read, table, "kohya")), "seed {seed}");
+    }
+}
+
+#[test]
+fn peft_holds_dora_on_outputs_and_refuses_the_other_kinds() {
+    let table = table("tiny-sd1");
+    let mut random = Random::new(5);
+    let mut dora = Adapter::default();
+    for module in table.tower(Tower::UNet).filter(|m| m.path.contains("mid_block")).take(6) {
+        let change = change(&mut random, Kind::LowRank, module, 2, DType::F32, 3.0);
+        let lengths = random.tensor(&[module.outputs], DType::F32);
+        let magnitude = Magnitude::new(&module.path, &lengths, Axis::Output).unwrap();
+        let factors = ModuleFactors::new(&module.path, Some(change), None, Some(magnitude)).unwrap();
+        dora.modules.insert(module.path.clone(), factors);
+    }
+    let kohya = encode(&dora, &table, "kohya");
+    let there = decode(&encode(&decode(&kohya, &table), &table, "peft"), &table);
+    assert!(bytes(&kohya) == bytes(&encode(&there, &table, "kohya")));
+    let refused = |adapter: &Adapter, dialect: &str| {
+        by_name(dialect).unwrap().write(adapter, &table, &WriteOptions::default()).unwrap_err().to_string()
+    };
+    for kind in KINDS.into_iter().filter(|kind| *kind != Kind::LowRank) {
+        let other = adapter(3, &table, &[kind], false, 40);
+        for dialect in ["peft", "original", "old-diffusers"] {
+            assert!(refused(&other, dialect).contains("cannot hold"), "{dialect}");
+        }
+    }
+    assert!(refused(&dora, "original").contains("DoRA"));
+    let plain = dora.modules.keys().next().unwrap().clone();
+    let stripped = dora.modules[&plain].change().unwrap().clone();
+    dora.modules.insert(plain, stripped.into());
+    assert!(refused(&dora, "peft").contains("all modules"));
+}
+
+#[test]
+fn sdxl_adapters_need_no_base() {
+    let table = Architecture::Sdxl.table().unwrap();
+    let mut random = Random::new(9);
+    let mut adapter = Adapter::default();
+    for path in [
+        "unet.down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k",
+        "unet.up_blocks.0.upsamplers.0.conv",
+        "unet.mid_block.resnets.1.conv1",
+        "unet.add_embedding.linear_1",
+        "text_encoder.text_model.encoder.layers.11.mlp.fc1",
+        "text_encoder_2.text_model.encoder.layers.31.self_attn.q_proj",
+        "text_encoder_2.text_projection",
+    ] {
+        let module = table.get(path).unwrap();
+        let change = change(&mut random, Kind::LowRank, module, 1, DType::F16, 0.5);
+        adapter.modules.insert(path.into(), change.into());
+    }
+    adapter.tokens.insert("<x>".into(), random.tensor(&[2, 768], DType::F32));
+    adapter.tokens_2.insert("<x>".into(), random.tensor(&[2, 1280], DType::F32));
+    let native = encode(&adapter, &table, "kohya");
+    for key in [
+        "lora_unet_input_blocks_8_1_transformer_blocks_9_attn2_to_k.lora_down.weight",
+        "lora_unet_output_blocks_2_2_conv.lora_down.weight",
+        "lora_unet_middle_block_2_in_layers_2.lora_up.weight",
+        "lora_unet_label_emb_0_0.alpha",
+        "lora_te1_text_model_encoder_layers_11_mlp_fc1.alpha",
+        "lora_te2_text_model_encoder_layers_31_self_attn_q_proj.alpha",
+        "bundle_emb.<x>.clip_g",
+    ] {
+        assert!(native.tensors.contains_key(key), "{key}: {:?}", native.tensors.keys());
+    }
+    assert_eq!(native.metadata["ss_base_model_version"], "sdxl_base_v1-0");
+    let read = decode(&native, &table);
+    assert!(bytes(&native) == bytes(&encode(&read, &table, "kohya")));
+    let options = WriteOptions { tokens: TokenPolicy::Omit, ..WriteOptions::default() };
+    let message = by_name("original").unwrap().write(&adapter, &table, &options).unwrap_err().to_string();
+    assert!(message.contains("SDXL"), "{message}");
+}
+
+struct Base {
+    unet: UNet,
+    text: TextEncoder,
+    backend: Arc<dyn Backend>,
+}
+
+impl Base {
+    fn load() -> Self {
+        let backend: Arc<dyn Backend> = Arc::new(ReferenceBackend);
+        let config = |folder: &str| json(&fixture(&format!("tiny-sd1/{folder}/config.json")));
+        let weights = |file: &str| SafetensorsFile::open(&fixture(&format!("tiny-sd1/{file}"))).unwrap();
+        let unet = weights("unet/diffusion_pytorch_model.safetensors");
+        let text = weights("text_encoder/model.safetensors");
+        Self {
+            unet: UNet::load(&config("unet"), &unet, backend.as_ref(), DType::F32).unwrap(),
+            text: TextEncoder::load(&config("text_encoder"), &text, backend.as_ref(), DType::F32).unwrap(),
+            backend,
+        }
+    }
+
+    fn towers(&self) -> Towers<'_> {
+        Towers { unet: Some(self.unet.modules()), text_encoder: Some(self.text.modules()) }
+    }
+
+    fn output(&self) -> Vec<f32> {
+        let tape = Tape::inference(self.backend.clone());
+        let ids = Tensor::from_slice(&[3i64; 77], &[1, 77]).unwrap();
+        let states = self.text.states(&tape, &ids, 0).unwrap();
+        let sample = Var::constant(stream(1, "x").randn_tensor(&[1, 8, 8, 4]).unwrap());
+        let conditioning = Conditioning { states: &states, text_time: None };
+        self.unet.forward(&tape, &sample, &[500.0], conditioning).unwrap().value().to_vec().unwrap()
+    }
+}
+
+fn off(a: &[f32], b: &[f32]) -> f32 {
+    let rms = (a.iter().map(|v| v * v).sum::<f32>() / a.len() as f32).sqrt();
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max) / rms
+}
+
+#[test]
+fn every_kind_is_tuned_taken_off_and_folded() {
+    let base = Base::load();
+    let (table, backend) = (base.towers().table(), base.backend.as_ref());
+    let untouched = base.output();
+    let worn = adapter(11, &table, &KINDS, true, 40);
+    let kinds: std::collections::BTreeSet<String> = worn.modules.values().map(ModuleFactors::kind).collect();
+    assert!(kinds.len() > 8, "{kinds:?}");
+    let at = |value: f32| Strength { unet: value, text_encoder: value };
+    let attached = attach(&worn, base.towers(), at(1.0), backend).unwrap();
+    let full = base.output();
+    assert!(off(&untouched, &full) > 1e-2);
+    attached.set_strength(at(0.5));
+    let half = base.output();
+    assert!(off(&full, &half) > 1e-3);
+    attached.set_strength(at(0.0));
+    assert_eq!(base.output(), untouched, "strength 0 is the base, bit for bit");
+    attached.set_strength(at(1.0));
+    assert_eq!(base.output(), full);
+    attached.detach();
+    assert_eq!(base.output(), untouched, "taken off is the base, bit for bit");
+    fold(&worn, base.towers(), at(0.5), backend).unwrap();
+    let folded = base.output();
+    assert!(off(&half, &folded) < 1e-3, "{}", off(&half, &folded));
+}
