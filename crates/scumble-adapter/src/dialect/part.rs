@@ -59,7 +59,7 @@ impl Part {
     pub(super) fn is_absurd(self, shape: &[usize], module: &Module) -> bool {
         let weights = module.weights();
         let most = match self {
-            Part::Alpha | Part::Scale | Part::Scalar => 16,
+            Part::Alpha | Part::Scale | Part::Scalar => 1 << 16,
             Part::Diff | Part::DiffBias | Part::UpBias | Part::DoraScale | Part::Magnitude => weights.max(16),
             _ => weights.max((weights / module.inputs.min(module.outputs).max(1)).saturating_mul(MAX_RANK)),
         };
