@@ -10,6 +10,7 @@
 //! Deliberately not here: adapters' file dialects, datasets, optimizers, and any kernel.
 
 pub mod base;
+pub mod clip;
 mod error;
 pub mod files;
 pub mod nn;

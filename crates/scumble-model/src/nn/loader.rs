@@ -329,6 +329,17 @@ impl Scope<'_, '_> {
         self.projection(Kind::Conv2d(spec), accepted, true)
     }
 
+    /// A convolution with a square kernel and no bias.
+    pub fn conv2d_unbiased(
+        &self,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        spec: Conv2dSpec,
+    ) -> Result<Arc<Projection>> {
+        self.projection(Kind::Conv2d(spec), &[&[outputs, inputs, kernel, kernel]], false)
+    }
+
     fn projection(&self, kind: Kind, weight: &[&[usize]], bias: bool) -> Result<Arc<Projection>> {
         let dims = weight.first().copied().unwrap_or_default();
         let (outputs, inputs) = (dims.first().copied().unwrap_or(0), dims.iter().skip(1).product());

@@ -9,7 +9,7 @@
 //! There is no mask for padding: the models were trained to see it.
 
 mod config;
-mod layer;
+pub(crate) mod layer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::files::TensorSource;
 use crate::nn::{Embedding, LayerNorm, Loader, Modules, Projection};
 pub use config::{EndToken, TextEncoderConfig};
-use layer::Layer;
+use layer::{Layer, LayerSizes};
 
 /// What messages call it.
 const COMPONENT: &str = "text encoder";
@@ -80,7 +80,15 @@ impl TextEncoder {
         let embeddings = model.at("embeddings");
         let tokens = embeddings.at("token_embedding").embedding(config.vocabulary, width)?;
         let positions = embeddings.at("position_embedding").table("weight", &[config.positions, width])?;
-        let layer = |index: usize| Layer::new(&model.at("encoder.layers").at(index), &config);
+        let sizes = LayerSizes {
+            width,
+            inner_width: config.inner_width,
+            heads: config.heads,
+            activation: config.activation,
+            eps: config.eps,
+            causal: true,
+        };
+        let layer = |index: usize| Layer::new(&model.at("encoder.layers").at(index), sizes);
         let layers = (0..config.layers).map(layer).collect::<crate::Result<_>>()?;
         let final_norm = model.at("final_layer_norm").layer_norm(width, config.eps)?;
         let projection = root.at("text_projection");

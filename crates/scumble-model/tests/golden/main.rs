@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test's way to fail
 
+mod clip;
 mod common;
 mod configurations;
 mod painting;
