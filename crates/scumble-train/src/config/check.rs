@@ -45,6 +45,7 @@ impl TrainConfig {
         check_tower("lora.text_encoder", text.rank, text.alpha, text.dropout)?;
         check_train(&self.train)?;
         self.check_windows()?;
+        self.check_prodigy()?;
         self.check_save()?;
         self.check_validate()
     }
@@ -74,6 +75,26 @@ impl TrainConfig {
         if self.tokens.continue_lr.is_some() && self.span(Part::Tokens).1 >= self.train.steps {
             let problem = "the words learn to the end already";
             return refuse("tokens.continue_lr", "...", problem, "set `learn.tokens.stop` or delete it");
+        }
+        Ok(())
+    }
+
+    /// Prodigy multiplies its own estimate with the rate: one that is meant for AdamW would stop it.
+    fn check_prodigy(&self) -> Result<()> {
+        if self.train.optimizer != OptimizerKind::Prodigy {
+            return Ok(());
+        }
+        for part in Part::ALL.into_iter().filter(|&part| self.learns(part)) {
+            let rate = self.rate(part);
+            if rate < 0.1 {
+                let key = match part {
+                    Part::Unet => "train.lr",
+                    Part::TextEncoder => "train.lr_text_encoder",
+                    Part::Tokens => "train.lr_tokens",
+                };
+                let problem = "prodigy finds the rate itself; this number is a factor of it";
+                return refuse(key, rate, problem, format!("set `{key}` to 1"));
+            }
         }
         Ok(())
     }
@@ -222,12 +243,20 @@ fn check_train(train: &Train) -> Result<()> {
         number("train.cycles", cycles, |cycles| cycles > 0.0, "above 0")?;
     }
     number("train.power", train.power, |power| power > 0.0, "above 0")?;
-    for (key, beta) in [("train.beta1", train.beta1), ("train.beta2", train.beta2)] {
+    number("train.d_coef", train.d_coef, |d| d > 0.0, "above 0; 1 is usual")?;
+    if train.d_coef != 1.0 && train.optimizer != OptimizerKind::Prodigy {
+        let problem = format!("is for prodigy; the optimizer is {}", train.optimizer);
+        return refuse("train.d_coef", train.d_coef, &problem, "delete it, or set `train.optimizer`");
+    }
+    let beta2 = train.beta2.unwrap_or(train.optimizer.usual_beta2());
+    for (key, beta) in [("train.beta1", train.beta1), ("train.beta2", beta2)] {
         number(key, beta, |beta| (0.0..1.0).contains(&beta), "0 or more and below 1")?;
     }
     number("train.eps", train.eps, |eps| eps >= 0.0, "0 or more")?;
     number("train.weight_decay", train.weight_decay, |decay| decay >= 0.0, "0 or more")?;
-    if train.optimizer == OptimizerKind::AdamW && train.eps == 0.0 {
+    if matches!(train.optimizer, OptimizerKind::AdamW | OptimizerKind::AdamW8 | OptimizerKind::Prodigy)
+        && train.eps == 0.0
+    {
         return refuse("train.eps", 0.0, "would divide by zero", "1e-8 is usual");
     }
     number("train.max_grad_norm", train.max_grad_norm, |norm| norm >= 0.0, "0 or more")?;
@@ -286,7 +315,9 @@ mod tests {
             ("train.cycles", |c| c.train.cycles = Some(0.0)),
             ("train.power", |c| c.train.power = -1.0),
             ("train.beta1", |c| c.train.beta1 = 1.0),
-            ("train.beta2", |c| c.train.beta2 = -0.1),
+            ("train.beta2", |c| c.train.beta2 = Some(-0.1)),
+            ("train.d_coef", |c| c.train.d_coef = 2.0),
+            ("train.lr", |c| c.train.optimizer = OptimizerKind::Prodigy),
             ("train.eps", |c| c.train.eps = 0.0),
             ("train.weight_decay", |c| c.train.weight_decay = -0.1),
             ("train.max_grad_norm", |c| c.train.max_grad_norm = f64::NAN),

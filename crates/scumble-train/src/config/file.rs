@@ -166,6 +166,7 @@ impl TrainConfig {
             super::ScheduleKind::CosineWithRestarts => _ = config.train.cycles.get_or_insert(1.0),
             _ => {}
         }
+        config.train.beta2.get_or_insert(self.train.optimizer.usual_beta2());
         config.resolve_windows();
         config.cache.folder.get_or_insert_with(|| self.save.folder.join("cache"));
         config
@@ -222,6 +223,7 @@ mod tests {
         config.tokens.norm = Some(0.4);
         config.tokens.continue_lr = Some(1e-4);
         config.train.ema_decay = Some(0.99);
+        config.train.beta2 = Some(0.99);
         config.base.variant = Some("fp16".into());
         config.base.config = Some("configurations".into());
         config.base.prediction = Some(Prediction::Velocity);

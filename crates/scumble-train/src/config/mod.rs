@@ -163,10 +163,25 @@ choice! {
     OptimizerKind = AdamW {
         /// Adam with decoupled weight decay: the usual choice.
         AdamW = "adamw",
+        /// AdamW whose memory takes a byte a number.
+        AdamW8 = "adamw8",
+        /// Keeps a row and a column for each matrix instead of as many numbers again.
+        Adafactor = "adafactor",
+        /// Moves by the sign of a mean gradient; the rate is a third to a tenth of AdamW's.
+        Lion = "lion",
+        /// Finds its rate itself; the rates are factors of it and stay at 1.
+        Prodigy = "prodigy",
         /// Plain gradient descent.
         Sgd = "sgd",
     }
 }
+impl OptimizerKind {
+    /// What `beta2` is where it is left out.
+    pub fn usual_beta2(self) -> f64 {
+        if self == OptimizerKind::Lion { 0.99 } else { 0.999 }
+    }
+}
+
 choice! {
     /// Numbers that activations and frozen weights are computed in.
     Precision = F32 {
@@ -410,13 +425,16 @@ section! {
         cycles: Option<f64> = None,
         /// Exponent of the `polynomial` schedule.
         power: f64 = 1.0,
-        /// How the factors are changed: `adamw` or `sgd`.
+        /// How the factors are changed: `adamw`, `adamw8`, `adafactor`, `lion`, `prodigy` or `sgd`.
         optimizer: OptimizerKind = OptimizerKind::AdamW,
-        /// AdamW's memory of gradients, 0 to below 1.
+        /// Memory of gradients of AdamW, Lion and Prodigy, 0 to below 1.
         beta1: f64 = 0.9,
-        /// AdamW's memory of squared gradients, 0 to below 1.
-        beta2: f64 = 0.999,
-        /// Keeps AdamW from dividing by zero.
+        /// Memory of squared gradients of AdamW and Prodigy, and Lion's second memory, 0 to below 1. Left out, 0.999, for Lion
+        /// 0.99.
+        beta2: Option<f64> = None,
+        /// What Prodigy's estimate of the rate is multiplied with: 0.5 to 2.
+        d_coef: f64 = 1.0,
+        /// Keeps AdamW and Prodigy from dividing by zero.
         eps: f64 = 1e-8,
         /// How strongly the factors are pulled to zero.
         weight_decay: f64 = 0.01,

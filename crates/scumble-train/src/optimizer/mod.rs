@@ -3,16 +3,25 @@
 //! An optimizer keeps its state by parameter name, so that a checkpoint can hold it and another run take it up.
 //! Rates come with every call: schedules and parameter groups are the loop's business.
 
+mod adafactor;
 mod adamw;
+mod adamw8;
+mod host;
 pub mod learner;
+mod lion;
+mod prodigy;
 mod sgd;
 
 use std::collections::BTreeMap;
 
 use scumble_tensor::{Backend, Gradients, Param, Tensor};
 
+pub use adafactor::Adafactor;
 pub use adamw::AdamW;
+pub use adamw8::AdamW8;
 pub use learner::Learner;
+pub use lion::Lion;
+pub use prodigy::Prodigy;
 pub use sgd::Sgd;
 
 use crate::config::{OptimizerKind, Train};
@@ -59,8 +68,13 @@ pub trait Optimizer: Send {
 
 /// The optimizer that a configuration asks for, with this weight decay.
 pub fn build(config: &Train, weight_decay: f64) -> Box<dyn Optimizer> {
+    let betas = [config.beta1, config.beta2.unwrap_or(config.optimizer.usual_beta2())];
     match config.optimizer {
-        OptimizerKind::AdamW => Box::new(AdamW::new([config.beta1, config.beta2], config.eps, weight_decay)),
+        OptimizerKind::AdamW => Box::new(AdamW::new(betas, config.eps, weight_decay)),
+        OptimizerKind::AdamW8 => Box::new(AdamW8::new(betas, config.eps, weight_decay)),
+        OptimizerKind::Adafactor => Box::new(Adafactor::new(weight_decay)),
+        OptimizerKind::Lion => Box::new(Lion::new(betas, weight_decay)),
+        OptimizerKind::Prodigy => Box::new(Prodigy::new(betas, config.eps, weight_decay, config.d_coef)),
         OptimizerKind::Sgd => Box::new(Sgd::new(weight_decay)),
     }
 }
