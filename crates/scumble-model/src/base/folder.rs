@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::adapt::{AdaptedSource, Renamed};
+use super::view::{Renamed, View};
 use super::weights::{Part, check_variant, choose};
 use super::{BaseFiles, BaseOptions, Component, Family, TokenizerSource, names, prediction, read_object};
 use crate::files::{FileError, Result, ShardedFile, TensorSource, open_any, printable};
@@ -159,7 +159,7 @@ fn open_weights(file: &Path) -> Result<Arc<dyn TensorSource>> {
 fn today(part: Part, source: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
     Ok(match part {
         Part::Unet => source,
-        Part::Vae => Arc::new(AdaptedSource::new(source, |name| Renamed::As(names::vae(name, 0)))?),
-        Part::TextEncoder => Arc::new(AdaptedSource::new(source, names::clip_text)?),
+        Part::Vae => Arc::new(View::renamed(source, |name| Renamed::As(names::vae::todays(name)))?),
+        Part::TextEncoder => Arc::new(View::renamed(source, names::text::clip)?),
     })
 }

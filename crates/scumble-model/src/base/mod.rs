@@ -4,7 +4,6 @@
 //! folder. Whatever it is, what comes out are components with diffusers' names and shapes and a diffusers
 //! configuration; the weights stay in their files until somebody reads a tensor.
 
-mod adapt;
 mod derive;
 mod folder;
 mod hub;
@@ -12,6 +11,7 @@ mod names;
 mod prediction;
 mod single;
 mod towers;
+mod view;
 mod weights;
 
 #[cfg(test)]

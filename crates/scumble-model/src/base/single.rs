@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::adapt::{AdaptedSource, Renamed};
+use super::names::text::OpenClip;
+use super::names::unet::Blocks;
+use super::view::{Renamed, View};
 use super::{
     BaseFiles, BaseOptions, Component, Family, TokenizerSource, derive, names, prediction, read_object,
 };
@@ -63,27 +65,32 @@ pub(super) fn open(name: &str, path: &Path, options: &BaseOptions) -> Result<Bas
     let part = |prefix: &str, rename: &dyn Fn(&str) -> Renamed| -> Result<Arc<dyn TensorSource>> {
         let prefix = format!("{wrapper}{prefix}");
         let source = Arc::clone(&source);
-        Ok(Arc::new(AdaptedSource::new(source, |name| {
+        Ok(Arc::new(View::renamed(source, |name| {
             name.strip_prefix(&prefix).map_or(Renamed::Dropped, rename)
         })?))
     };
 
-    let layers = names::unet_layers_per_block(within(UNET));
-    let unet = part(UNET, &|tensor| Renamed::As(names::unet(tensor, layers)))?;
+    let blocks = Blocks::of_compvis(within(UNET), false);
+    let unet =
+        part(UNET, &|tensor| Renamed::As(blocks.to_diffusers(tensor).unwrap_or_else(|| tensor.to_string())))?;
     let unet = component("unet", unet, path, side_car, |source| derive::unet(source, family))?;
 
-    let levels = names::vae_levels(within(VAE));
+    let levels = names::vae::levels_of_compvis(within(VAE));
     let vae = part(VAE, &|tensor| match tensor {
         _ if tensor.starts_with("loss.") || tensor.starts_with("model_ema.") => Renamed::Dropped,
-        _ => Renamed::As(names::vae(tensor, levels)),
+        _ => {
+            let translated = names::vae::to_diffusers(tensor, levels);
+            Renamed::As(names::vae::todays(translated.as_deref().unwrap_or(tensor)))
+        }
     })?;
     let vae = component("vae", vae, path, side_car, derive::vae)?;
 
     let text_encoder = match family {
-        Family::Sd1 => part(CLIP, &names::clip_text)?,
+        Family::Sd1 => part(CLIP, &names::text::clip)?,
         Family::Sd2 => {
-            let kept = kept_layers(names::open_clip_layers(within(OPEN_CLIP)), side_car)?;
-            part(OPEN_CLIP, &|tensor| names::open_clip_text(tensor, kept))?
+            let kept = kept_layers(names::text::open_clip_layers(within(OPEN_CLIP)), side_car)?;
+            let tower = OpenClip { kept_layers: kept, projects: false };
+            part(OPEN_CLIP, &|tensor| tower.to_diffusers(tensor))?
         }
     };
     let text_encoder = component("text_encoder", text_encoder, path, side_car, |source| {

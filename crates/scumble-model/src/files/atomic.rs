@@ -1,7 +1,7 @@
 //! Files are written whole or not at all: write beside, flush to the disk, rename.
 //!
 //! A rename also keeps whoever has the old file mapped safe: the old content lives on until it is unmapped,
-//! whereas truncating it in place would pull the memory from under them.
+//! whereas truncating it in place would pull the memory from under them. Folders are made the same way.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -61,6 +61,80 @@ impl AtomicFile {
     }
 }
 
+/// A name beside `target` that nothing has yet, and nobody else will choose.
+fn name_beside(target: &Path, ending: &str) -> io::Result<PathBuf> {
+    let name = target
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names nothing"))?;
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    beside.push(format!(".{}-{count}.{ending}", std::process::id()));
+    Ok(target.with_file_name(beside))
+}
+
+/// A folder under construction; it takes its real name at [`AtomicFolder::commit`] and vanishes when dropped before.
+pub struct AtomicFolder {
+    temporary: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl AtomicFolder {
+    /// Starts a folder beside `target`, in a folder that must exist.
+    pub fn create(target: &Path) -> Result<Self> {
+        let fail = |source| FileError::Write { file: target.into(), source };
+        loop {
+            let temporary = name_beside(target, "part").map_err(fail)?;
+            match std::fs::create_dir(&temporary) {
+                Ok(()) => return Ok(Self { temporary, target: target.into(), committed: false }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(fail(error)),
+            }
+        }
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Gives the folder its name. What was there before is set aside first and removed afterwards, so that at every
+    /// moment one of the two is whole.
+    pub fn commit(mut self) -> Result<()> {
+        let fail = |source| FileError::Write { file: self.target.clone(), source };
+        let mut replaced = None;
+        if self.target.symlink_metadata().is_ok() {
+            let aside = name_beside(&self.target, "old").map_err(fail)?;
+            std::fs::rename(&self.target, &aside).map_err(fail)?;
+            replaced = Some(aside);
+        }
+        if let Err(error) = std::fs::rename(&self.temporary, &self.target) {
+            if let Some(aside) = &replaced {
+                std::fs::rename(aside, &self.target).map_err(fail)?;
+            }
+            return Err(fail(error));
+        }
+        self.committed = true;
+        sync_folder(&self.target);
+        if let Some(aside) = replaced {
+            let removed =
+                if aside.is_dir() { std::fs::remove_dir_all(&aside) } else { std::fs::remove_file(&aside) };
+            removed.map_err(|source| FileError::Write { file: aside.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for AtomicFolder {
+    fn drop(&mut self) {
+        if !self.committed {
+            // As for files: nothing better can be done.
+            let _ = std::fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.committed {
@@ -113,6 +187,28 @@ mod tests {
         atomic_write(&path, |file| file.write_all(b"new")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_is_there_whole_or_not_at_all() {
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("model");
+        let make = |content: &str, finish: bool| {
+            let folder = AtomicFolder::create(&target).unwrap();
+            std::fs::write(folder.path().join("a"), content).unwrap();
+            if finish {
+                folder.commit().unwrap();
+            }
+        };
+        make("1", false);
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+        make("1", true);
+        make("2", false);
+        assert_eq!(std::fs::read(target.join("a")).unwrap(), b"1");
+        make("2", true);
+        assert_eq!(std::fs::read(target.join("a")).unwrap(), b"2");
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1);
+        assert!(AtomicFolder::create(&parent.path().join("no/such")).is_err());
     }
 
     #[test]

@@ -6,22 +6,25 @@
 mod atomic;
 mod error;
 mod pickle;
+mod positioned;
 mod safetensors;
 mod sharded;
 mod source;
+mod stream;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-pub use atomic::{AtomicFile, atomic_write};
+pub use atomic::{AtomicFile, AtomicFolder, atomic_write};
 pub(crate) use error::printable;
 pub use error::{FileError, Result};
-pub use pickle::{PickleFile, PickledTensor, Value};
+pub use pickle::{PickleFile, PickledTensor, TorchItem, Value, write_torch};
 pub use safetensors::{SafetensorsFile, write_safetensors, write_safetensors_with};
 pub use sharded::ShardedFile;
 pub(crate) use sharded::shard_names;
 pub use source::{TensorInfo, TensorSource};
+pub use stream::{Watch, read_ahead, write_safetensors_from, write_state_dict};
 
 /// Opens a file of weights by its content, whatever its extension says: safetensors, torch (zip or legacy), or the
 /// `.index.json` of several.

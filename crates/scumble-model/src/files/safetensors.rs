@@ -1,4 +1,4 @@
-//! The safetensors container, mapped into memory.
+//! The safetensors container: a header that is checked as a whole, and tensors read one at a time.
 //!
 //! ```text
 //! u64 little-endian header length | JSON header, starting with `{` | tensor data, row-major, little-endian
@@ -18,11 +18,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use scumble_tensor::memory::HostBuffer;
 use scumble_tensor::{DType, Tensor};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::atomic::AtomicFile;
 use super::error::{FileError, Result, printable};
+use super::positioned::read_exact_at;
 use super::source::{TensorInfo, TensorSource};
 
 /// The format's own cap on the header.
@@ -55,7 +57,7 @@ struct Entry {
 /// An open safetensors file.
 pub struct SafetensorsFile {
     path: PathBuf,
-    map: Option<Mmap>,
+    file: File,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -63,13 +65,13 @@ pub struct SafetensorsFile {
 impl SafetensorsFile {
     /// Maps the file and checks its header completely; no element is read yet.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
+        let (file, map) = map_file(path)?;
         let bytes = map.as_deref().unwrap_or_default();
         let data_start = header_end(path, bytes)?;
         let header: Header = serde_json::from_slice(&bytes[8..data_start])
             .map_err(|error| FileError::malformed(path, FORMAT, format!("header: {error}")))?;
         let entries = check_entries(path, header.tensors, data_start, bytes.len())?;
-        Ok(Self { path: path.into(), map, entries, metadata: header.metadata })
+        Ok(Self { path: path.into(), file, entries, metadata: header.metadata })
     }
 
     /// The file's path.
@@ -93,9 +95,7 @@ impl TensorSource for SafetensorsFile {
 
     fn read(&self, name: &str) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| FileError::missing_tensor(&self.path, name))?;
-        let bytes = self.map.as_deref().unwrap_or_default().get(entry.range.clone()).unwrap_or_default();
-        Tensor::from_bytes(entry.info.dtype, bytes, &entry.info.shape)
-            .map_err(|source| FileError::engine(&self.path, name, source))
+        read_tensor(&self.path, &self.file, name, &entry.info, entry.range.start)
     }
 
     fn metadata(&self) -> &BTreeMap<String, String> {
@@ -103,8 +103,24 @@ impl TensorSource for SafetensorsFile {
     }
 }
 
-/// Maps a file read-only; `None` for an empty one, which cannot be mapped everywhere.
-pub(super) fn map_file(path: &Path) -> Result<Option<Mmap>> {
+/// Reads a contiguous tensor that begins at byte `start` of a file.
+pub(super) fn read_tensor(
+    path: &Path,
+    file: &File,
+    name: &str,
+    info: &TensorInfo,
+    start: usize,
+) -> Result<Tensor> {
+    let engine = |source| FileError::engine(path, name, source);
+    let mut buffer = HostBuffer::for_overwrite(info.bytes()).map_err(engine)?;
+    read_exact_at(file, buffer.as_mut_bytes(), start as u64)
+        .map_err(|source| FileError::Read { file: path.into(), source })?;
+    Tensor::from_buffer(info.dtype, buffer, &info.shape).map_err(engine)
+}
+
+/// Opens a file and maps it read-only; no map for an empty one, which cannot be mapped everywhere. Only headers,
+/// directories and pickles are looked at through the map; elements are read from the file.
+pub(super) fn map_file(path: &Path) -> Result<(File, Option<Mmap>)> {
     let open_error = |source| FileError::Open { file: path.into(), source };
     let file = File::open(path).map_err(open_error)?;
     let meta = file.metadata().map_err(open_error)?;
@@ -112,12 +128,12 @@ pub(super) fn map_file(path: &Path) -> Result<Option<Mmap>> {
         return Err(open_error(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
     }
     if meta.len() == 0 {
-        return Ok(None);
+        return Ok((file, None));
     }
     // SAFETY: the map is read-only and only ever seen as bytes that are copied out. A program that truncates the
     // file meanwhile could end this process with a bus error, not corrupt it; our own writers replace by rename.
     let map = unsafe { Mmap::map(&file) }.map_err(open_error)?;
-    Ok(Some(map))
+    Ok((file, Some(map)))
 }
 
 /// Where the header ends and the data begins.
@@ -312,9 +328,7 @@ pub fn write_safetensors_with(
     metadata: &BTreeMap<String, String>,
     mut read: impl FnMut(&str) -> Result<Tensor>,
 ) -> Result<()> {
-    layout.sort_by(|(a_name, a), (b_name, b)| {
-        position(b.dtype).cmp(&position(a.dtype)).then_with(|| a_name.cmp(b_name))
-    });
+    sort_as_written(&mut layout);
     let header = header_json(path, &layout, metadata)?;
     let mut target = AtomicFile::create(path)?;
     let write_error = |source| FileError::Write { file: path.into(), source };
@@ -334,6 +348,13 @@ pub fn write_safetensors_with(
         out.flush().map_err(write_error)?;
     }
     target.commit()
+}
+
+/// The order of tensors in the files we write.
+pub(super) fn sort_as_written(layout: &mut [(String, TensorInfo)]) {
+    layout.sort_by(|(a_name, a), (b_name, b)| {
+        position(b.dtype).cmp(&position(a.dtype)).then_with(|| a_name.cmp(b_name))
+    });
 }
 
 fn position(dtype: DType) -> usize {

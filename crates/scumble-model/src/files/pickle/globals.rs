@@ -46,6 +46,11 @@ const STORAGES: [(&str, DType); 10] = [
     ("BoolStorage", DType::Bool),
 ];
 
+/// The class of a storage of this element type, if torch has one.
+pub(super) fn storage_class(dtype: DType) -> Option<&'static str> {
+    STORAGES.iter().find(|(_, listed)| *listed == dtype).map(|(class, _)| *class)
+}
+
 /// Exact names of harmless classes and functions that checkpoints mention.
 const INERT: &[&str] = &[
     "argparse.Namespace",

@@ -11,8 +11,10 @@ mod records;
 #[cfg(test)]
 mod tests;
 mod value;
+mod write;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,9 +23,10 @@ use scumble_tensor::Tensor;
 use scumble_tensor::memory::HostBuffer;
 
 pub use value::{PickledTensor, Value};
+pub use write::{TorchItem, write_torch};
 
 use super::error::{FileError, Result};
-use super::safetensors::map_file;
+use super::safetensors::{map_file, read_tensor};
 use super::source::{TensorInfo, TensorSource};
 use records::Record;
 
@@ -34,6 +37,7 @@ const MAX_VISITS: usize = 4 << 20;
 /// positions joined with `.`, for example `state_dict.model.weight` or `0`.
 pub struct PickleFile {
     path: PathBuf,
+    file: File,
     map: Option<Mmap>,
     root: Value,
     records: BTreeMap<String, Record>,
@@ -44,7 +48,7 @@ pub struct PickleFile {
 impl PickleFile {
     /// Maps the file and interprets its pickle; no element is read yet.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
+        let (file, map) = map_file(path)?;
         let contents = records::open(path, map.as_deref().unwrap_or_default())?;
         let root = contents.loaded.value;
         let mut tensors = BTreeMap::new();
@@ -57,8 +61,8 @@ impl PickleFile {
                 limit: MAX_VISITS.to_string(),
             }
         })?;
-        let metadata = BTreeMap::new();
-        Ok(Self { path: path.into(), map, root, records: contents.records, tensors, metadata })
+        let metadata = metadata_of(&root);
+        Ok(Self { path: path.into(), file, map, root, records: contents.records, tensors, metadata })
     }
 
     /// What the pickle holds.
@@ -70,6 +74,11 @@ impl PickleFile {
     pub fn read_tensor(&self, tensor: &PickledTensor, name: &str) -> Result<Tensor> {
         let file = self.map.as_deref().unwrap_or_default();
         let content = match self.records.get(tensor.storage.as_ref()) {
+            Some(record) if record.inflated.is_none() && tensor.is_contiguous() => {
+                // Inside the record: the machine checked the view, and `check_storages` the record.
+                let start = record.range.start + tensor.offset * tensor.dtype.size();
+                return read_tensor(&self.path, &self.file, name, &tensor.info(), start);
+            }
             Some(record) => record.content(&self.path, file)?,
             None => Default::default(),
         };
@@ -128,6 +137,18 @@ impl TensorSource for PickleFile {
     fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
+}
+
+/// The strings under `metadata` of the outermost dictionary, which is where our writer puts them; nothing if there
+/// are other things among them.
+fn metadata_of(root: &Value) -> BTreeMap<String, String> {
+    let pairs = root.get("metadata").and_then(Value::as_dict).unwrap_or_default();
+    let string = |value: &Value| value.as_text().map(str::to_string);
+    pairs
+        .iter()
+        .map(|(key, value)| Some((string(key)?, string(value)?)))
+        .collect::<Option<_>>()
+        .unwrap_or_default()
 }
 
 /// Collects the tensors under `value`; `None` when the walk is longer than any honest file needs.
