@@ -69,7 +69,7 @@ pub(super) fn unet(source: &dyn TensorSource, family: Family) -> Result<Value> {
     };
     let mut up_types = block_types("CrossAttnUpBlock2D", "UpBlock2D");
     up_types.reverse();
-    Ok(json!({
+    let mut config = json!({
         "_class_name": "UNet2DConditionModel",
         "act_fn": "silu",
         // diffusers' name for the number of heads.
@@ -91,7 +91,39 @@ pub(super) fn unet(source: &dyn TensorSource, family: Family) -> Result<Value> {
         "transformer_layers_per_block": if depths.iter().all(|&depth| depth == 1) { json!(1) } else { json!(depths) },
         "up_block_types": up_types,
         "use_linear_projection": linear,
-    }))
+    });
+    added_inputs(source, &mut config, &channels)?;
+    Ok(config)
+}
+
+/// What conditions on more than text: SDXL's sizes (`[width of the sizes' embedding + pooled text] -> channels`), noise
+/// levels or pictures. SDXL embeds 6 numbers in 256 channels each.
+fn added_inputs(source: &dyn TensorSource, config: &mut Value, channels: &[usize]) -> Result<()> {
+    if source.info("add_embedding.linear_1.weight").is_some() {
+        let inputs = shape(source, "add_embedding.linear_1.weight", 2)?[1];
+        config["addition_embed_type"] = json!("text_time");
+        config["addition_time_embed_dim"] = json!(256);
+        config["projection_class_embeddings_input_dim"] = json!(inputs);
+    }
+    if source.info("class_embedding.linear_1.weight").is_some() {
+        let inputs = shape(source, "class_embedding.linear_1.weight", 2)?[1];
+        config["class_embed_type"] = json!("projection");
+        config["projection_class_embeddings_input_dim"] = json!(inputs);
+    }
+    if source.info("class_embedding.weight").is_some() {
+        config["num_class_embeds"] = json!(shape(source, "class_embedding.weight", 2)?[0]);
+        // The upscaling model's self-attention looks at the text too.
+        let width = |level: usize| {
+            let name = format!("down_blocks.{level}.attentions.0.transformer_blocks.0.attn1.to_k.weight");
+            source.info(&name).and_then(|info| info.shape.get(1).copied())
+        };
+        let only: Vec<bool> = (0..channels.len())
+            .map(|level| width(level).is_some_and(|width| width != channels[level]))
+            .collect();
+        config["only_cross_attention"] = json!(only);
+        config["attention_head_dim"] = json!(8);
+    }
+    Ok(())
 }
 
 /// 1.x has 8 heads everywhere, 2.x heads of 64 channels.
@@ -138,11 +170,12 @@ pub(super) fn text_encoder(source: &dyn TensorSource, family: Family) -> Result<
     let fc1 = shape(source, "text_model.encoder.layers.0.mlp.fc1.weight", 2)?;
     let layers = count(source, |layer| format!("text_model.encoder.layers.{layer}.layer_norm1.weight"));
     let width = tokens[1];
+    let projects = source.info("text_projection.weight").and_then(|info| info.shape.first().copied());
     // Heads of 64 channels in every published model; at least 4, so that small ones have some.
     let heads = (width / 64).max(4);
     let heads = if width % heads == 0 { heads } else { 1 };
     Ok(json!({
-        "architectures": ["CLIPTextModel"],
+        "architectures": [if projects.is_some() { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
         "bos_token_id": 0,
         "eos_token_id": 2,
         "hidden_act": if family == Family::Sd1 { "quick_gelu" } else { "gelu" },
@@ -154,7 +187,7 @@ pub(super) fn text_encoder(source: &dyn TensorSource, family: Family) -> Result<
         "num_attention_heads": heads,
         "num_hidden_layers": layers,
         "pad_token_id": 1,
-        "projection_dim": width,
+        "projection_dim": projects.unwrap_or(width),
         "vocab_size": tokens[0],
     }))
 }

@@ -150,7 +150,7 @@ fn open_part(
     Ok(Component { config, config_file, weights: today(part, source)? })
 }
 
-fn open_weights(file: &Path) -> Result<Arc<dyn TensorSource>> {
+pub(super) fn open_weights(file: &Path) -> Result<Arc<dyn TensorSource>> {
     let indexed = file.file_name().is_some_and(|name| name.to_string_lossy().contains(".index."));
     if indexed { Ok(Arc::new(ShardedFile::open(file)?)) } else { Ok(Arc::from(open_any(file)?)) }
 }
@@ -160,6 +160,6 @@ fn today(part: Part, source: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSour
     Ok(match part {
         Part::Unet => source,
         Part::Vae => Arc::new(View::renamed(source, |name| Renamed::As(names::vae::todays(name)))?),
-        Part::TextEncoder => Arc::new(View::renamed(source, names::text::clip)?),
+        Part::TextEncoder | Part::TextEncoder2 => Arc::new(View::renamed(source, names::text::clip)?),
     })
 }

@@ -4,6 +4,7 @@
 //! folder. Whatever it is, what comes out are components with diffusers' names and shapes and a diffusers
 //! configuration; the weights stay in their files until somebody reads a tensor.
 
+pub mod checkpoint;
 mod derive;
 mod folder;
 mod hub;
@@ -31,6 +32,7 @@ use crate::tokenizer::{Pad, Tokenizer, TokenizerError};
 pub use hub::HubOptions;
 pub use prediction::PredictionSource;
 pub use towers::TowerFiles;
+pub use weights::Part;
 
 /// A configuration is a few kilobytes; a tokenizer's vocabulary is not read here.
 const MAX_CONFIG: u64 = 1 << 20;

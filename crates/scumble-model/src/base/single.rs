@@ -9,11 +9,13 @@
 //!
 //! A `.ckpt` may wrap them in `state_dict`. Averaged copies (`model_ema.`) and schedule tables are left alone.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::checkpoint::configs;
 use super::names::text::OpenClip;
 use super::names::unet::Blocks;
 use super::view::{Renamed, View};
@@ -73,7 +75,8 @@ pub(super) fn open(name: &str, path: &Path, options: &BaseOptions) -> Result<Bas
     let blocks = Blocks::of_compvis(within(UNET), false);
     let unet =
         part(UNET, &|tensor| Renamed::As(blocks.to_diffusers(tensor).unwrap_or_else(|| tensor.to_string())))?;
-    let unet = component("unet", unet, path, side_car, |source| derive::unet(source, family))?;
+    let unet =
+        component("unet", unet, path, side_car, source.metadata(), |source| derive::unet(source, family))?;
 
     let levels = names::vae::levels_of_compvis(within(VAE));
     let vae = part(VAE, &|tensor| match tensor {
@@ -83,7 +86,7 @@ pub(super) fn open(name: &str, path: &Path, options: &BaseOptions) -> Result<Bas
             Renamed::As(names::vae::todays(translated.as_deref().unwrap_or(tensor)))
         }
     })?;
-    let vae = component("vae", vae, path, side_car, derive::vae)?;
+    let vae = component("vae", vae, path, side_car, source.metadata(), derive::vae)?;
 
     let text_encoder = match family {
         Family::Sd1 => part(CLIP, &names::text::clip)?,
@@ -93,9 +96,10 @@ pub(super) fn open(name: &str, path: &Path, options: &BaseOptions) -> Result<Bas
             part(OPEN_CLIP, &|tensor| tower.to_diffusers(tensor))?
         }
     };
-    let text_encoder = component("text_encoder", text_encoder, path, side_car, |source| {
-        derive::text_encoder(source, family)
-    })?;
+    let text_encoder =
+        component("text_encoder", text_encoder, path, side_car, source.metadata(), |source| {
+            derive::text_encoder(source, family)
+        })?;
     super::check_input(name, &unet, &vae)?;
 
     let (scheduler_config, prediction_type, prediction_source) =
@@ -173,17 +177,22 @@ fn component(
     weights: Arc<dyn TensorSource>,
     path: &Path,
     side_car: Option<&Path>,
+    metadata: &BTreeMap<String, String>,
     derived: impl Fn(&dyn TensorSource) -> Result<Value>,
 ) -> Result<Component> {
     if let Some(folder) = side_car {
         let config_file = folder.join(part).join("config.json");
         return Ok(Component { config: read_object(&config_file)?, config_file, weights });
     }
+    let files = configs::embedded(path, metadata)?;
+    if let Some(config) = configs::embedded_object(path, &files, &format!("{part}/config.json"))? {
+        return Ok(Component { config, config_file: path.into(), weights });
+    }
     Ok(Component { config: derived(weights.as_ref())?, config_file: path.into(), weights })
 }
 
 /// How many of the stored text layers are used.
-fn kept_layers(stored: usize, side_car: Option<&Path>) -> Result<usize> {
+pub(super) fn kept_layers(stored: usize, side_car: Option<&Path>) -> Result<usize> {
     let Some(folder) = side_car else {
         return Ok(if stored == VIT_H_LAYERS { stored - 1 } else { stored });
     };
@@ -202,6 +211,11 @@ fn scheduler(
     if let Some(file) = side_car.filter(|file| file.exists()) {
         let mut config = read_object(&file)?;
         let (kind, known) = prediction::from_config(&mut config, &file, options)?;
+        return Ok((config, kind, known));
+    }
+    let files = configs::embedded(path, source.metadata())?;
+    if let Some(mut config) = configs::embedded_object(path, &files, "scheduler/scheduler_config.json")? {
+        let (kind, known) = prediction::from_config(&mut config, path, options)?;
         return Ok((config, kind, known));
     }
     let (kind, known) = prediction::from_single_file(source, path, options);

@@ -29,6 +29,8 @@ enum Take {
     Whole(String),
     /// A third of the rows.
     Third(String, usize),
+    /// The first rows.
+    Head(String),
     /// Rows and columns exchanged.
     Transposed(String),
     /// One above the other.
@@ -80,7 +82,7 @@ impl View {
         let piece = Piece { source: Arc::clone(source), take, info };
         let Some(other) = self.pieces.insert(name.clone(), piece) else { return Ok(()) };
         let names = |take: &Take| match take {
-            Take::Whole(name) | Take::Third(name, _) | Take::Transposed(name) => {
+            Take::Whole(name) | Take::Third(name, _) | Take::Head(name) | Take::Transposed(name) => {
                 format!("`{}`", printable(name))
             }
             Take::Stacked(names) => format!("`{}`", printable(&names[0])),
@@ -122,6 +124,22 @@ impl View {
         self.insert(new, source, Take::Whole(name.into()), TensorInfo { shape, ..info })
     }
 
+    /// The first `rows` rows of a tensor.
+    pub(crate) fn head(
+        &mut self,
+        source: &Arc<dyn TensorSource>,
+        name: &str,
+        new: String,
+        rows: usize,
+    ) -> Result<()> {
+        let mut info = self.info_of(source, name)?;
+        match info.shape.first_mut() {
+            Some(there) if *there >= rows => *there = rows,
+            _ => return Err(self.fault(name, &format!("at least {rows} rows"), format!("{:?}", info.shape))),
+        }
+        self.insert(new, source, Take::Head(name.into()), info)
+    }
+
     /// A matrix with rows and columns exchanged.
     pub(crate) fn transposed(
         &mut self,
@@ -137,7 +155,12 @@ impl View {
         self.insert(new, source, Take::Transposed(name.into()), info)
     }
 
-    fn thirds(&mut self, source: &Arc<dyn TensorSource>, name: &str, new: [String; 3]) -> Result<()> {
+    pub(crate) fn thirds(
+        &mut self,
+        source: &Arc<dyn TensorSource>,
+        name: &str,
+        new: [String; 3],
+    ) -> Result<()> {
         let mut info = self.info_of(source, name)?;
         match info.shape.first_mut() {
             Some(rows) if *rows % 3 == 0 => *rows /= 3,
@@ -220,6 +243,11 @@ impl TensorSource for View {
                 let part = bytes.len() / 3;
                 let rows = &bytes[third * part..(third + 1) * part];
                 Tensor::from_bytes(tensor.dtype(), rows, shape).map_err(engine)
+            }
+            Take::Head(name) => {
+                let tensor = source.read(name)?;
+                let bytes = tensor.bytes().map_err(engine)?;
+                Tensor::from_bytes(tensor.dtype(), &bytes[..piece.info.bytes()], shape).map_err(engine)
             }
             Take::Transposed(name) => transpose(&source.read(name)?, shape).map_err(engine),
             Take::Stacked(names) => {

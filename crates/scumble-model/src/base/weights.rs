@@ -8,29 +8,42 @@ use std::collections::BTreeSet;
 use crate::files::{FileError, Result};
 
 /// The parts of a base that have weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The denoiser.
     Unet,
+    /// The text encoder, or SDXL's first.
     TextEncoder,
+    /// SDXL's second text encoder.
+    TextEncoder2,
+    /// The autoencoder.
     Vae,
 }
 
 impl Part {
+    /// The parts of a base of the 1.x and 2.x families.
     pub(super) const ALL: [Part; 3] = [Part::Unet, Part::TextEncoder, Part::Vae];
 
-    /// Its folder's name.
-    pub(super) fn folder(self) -> &'static str {
+    /// Its folder's name, which is also the first part of its modules' paths.
+    pub const fn folder(self) -> &'static str {
         match self {
             Self::Unet => "unet",
             Self::TextEncoder => "text_encoder",
+            Self::TextEncoder2 => "text_encoder_2",
             Self::Vae => "vae",
         }
+    }
+
+    /// Name of the weight file that is written.
+    pub(super) fn weight_file(self) -> String {
+        let [(stem, extension), _] = self.stems();
+        format!("{stem}.{extension}")
     }
 
     /// Stem and extension of its weight files, best first.
     fn stems(self) -> [(&'static str, &'static str); 2] {
         match self {
-            Self::TextEncoder => [("model", "safetensors"), ("pytorch_model", "bin")],
+            Self::TextEncoder | Self::TextEncoder2 => [("model", "safetensors"), ("pytorch_model", "bin")],
             _ => [("diffusion_pytorch_model", "safetensors"), ("diffusion_pytorch_model", "bin")],
         }
     }

@@ -124,8 +124,7 @@ mod tests {
     fn a_reader_that_fails_ends_the_writing() {
         let source = SafetensorsFile::open(&fixtures().join("pickles/expected.safetensors")).unwrap();
         let names = vec![source.names()[0].clone(), "absent".to_string(), source.names()[1].clone()];
-        let result =
-            read_ahead(&source, &names, |next| (0..3).map(|_| next().map(drop)).collect::<Result<()>>());
+        let result = read_ahead(&source, &names, |next| (0..3).try_for_each(|_| next().map(drop)));
         assert!(result.unwrap_err().to_string().contains("absent"));
     }
 }

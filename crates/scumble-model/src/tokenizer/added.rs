@@ -105,6 +105,12 @@ impl AddedTokens {
         self.by_content.get(content).map(|(id, _)| *id)
     }
 
+    /// Tokens with ids from `start` on.
+    pub(super) fn behind(&self, start: u32) -> impl Iterator<Item = (String, i64)> {
+        let tokens = self.by_content.iter().filter(move |(_, (id, _))| *id >= start);
+        tokens.map(|(content, (id, _))| (content.clone(), i64::from(*id)))
+    }
+
     /// One more than the largest id.
     pub(super) fn id_end(&self) -> u32 {
         self.by_content.values().map(|(id, _)| id + 1).max().unwrap_or(0)

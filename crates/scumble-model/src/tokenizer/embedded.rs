@@ -53,6 +53,9 @@ impl Tokenizer {
     }
 }
 
+/// Ids of CLIP's whole vocabulary.
+pub(crate) const CLIP_VOCABULARY: usize = OTHERS + USED;
+
 /// The files of the tokenizer in the program, as a `tokenizer/` folder holds them: names and contents. `size` is the
 /// number of ids, as in [`Tokenizer::clip_with_vocabulary`].
 pub fn clip_files(size: usize, pad: Pad) -> Result<[(&'static str, String); 4]> {

@@ -25,6 +25,7 @@ mod words;
 pub use added::AddedToken;
 use added::AddedTokens;
 use bpe::Bpe;
+pub(crate) use embedded::CLIP_VOCABULARY;
 pub use embedded::clip_files;
 
 /// A tokenizer's result.
@@ -288,6 +289,14 @@ impl Tokenizer {
         self.added.insert(new.iter().map(|(id, token, _)| (*id, token.clone())))?;
         self.rows.extend(new.into_iter().filter(|new| new.2 > 1).map(|(id, _, rows)| (id, rows)));
         Ok(first as i64)
+    }
+
+    /// Added tokens with ids behind the vocabulary's, by id.
+    pub fn learned_tokens(&self) -> Vec<(String, i64)> {
+        let end = self.bpe.id_end();
+        let mut tokens: Vec<(String, i64)> = self.added.behind(end).collect();
+        tokens.sort_by_key(|(_, id)| *id);
+        tokens
     }
 
     /// The id of a token: an added one, or an entry of the vocabulary (where word ends read `</w>`).

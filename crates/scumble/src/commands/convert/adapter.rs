@@ -105,11 +105,14 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
 }
 
 fn dialect(args: &ConvertArgs) -> Result<&'static dyn Dialect> {
-    let found = by_name(&args.to).filter(|dialect| dialect.is_writable());
+    let found = args.to.as_deref().and_then(by_name).filter(|dialect| dialect.is_writable());
     found.ok_or_else(|| {
         let names: Vec<&str> = writable().iter().map(|dialect| dialect.name()).collect();
-        Failure::usage(format!("adapters have no dialect `{}`", args.to))
-            .hint(format!("there are {}", names.join(", ")))
+        Failure::usage(match &args.to {
+            Some(to) => format!("adapters have no dialect `{to}`"),
+            None => "adapters need a dialect: pass --to".to_owned(),
+        })
+        .hint(format!("there are {}", names.join(", ")))
     })
 }
 

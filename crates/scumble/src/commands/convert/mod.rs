@@ -1,6 +1,7 @@
 //! `scumble convert`: a file in another spelling, nothing lost. What the input is decides which half does it.
 
 mod adapter;
+pub mod checkpoint;
 
 use std::path::{Path, PathBuf};
 
@@ -20,9 +21,10 @@ pub struct ConvertArgs {
     /// The file (or folder) to write
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
-    /// How to spell it
+    /// How to spell it: a dialect for adapters; folder, safetensors or ckpt for checkpoints [default there: what the
+    /// ending of OUT says]
     #[arg(long, value_name = "DIALECT")]
-    pub to: String,
+    pub to: Option<String>,
     /// Element type to store
     #[arg(long, value_name = "TYPE", default_value = "keep")]
     pub dtype: StoredType,
@@ -31,6 +33,8 @@ pub struct ConvertArgs {
     pub force: bool,
     #[command(flatten)]
     pub adapter: adapter::AdapterOptions,
+    #[command(flatten)]
+    pub checkpoint: checkpoint::CheckpointOptions,
 }
 
 /// Element type of the written tensors.
@@ -64,21 +68,14 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
         return Err(Failure::new(format!("`{}` is already there", args.output.display()))
             .hint("choose another name, or pass --force to replace it"));
     }
-    if is_adapter(&args.input)? { adapter::run(context, args) } else { Err(checkpoints(&args.input)) }
+    if is_adapter(&args.input)? { adapter::run(context, args) } else { checkpoint::run(context, args) }
 }
 
 /// Whether the input is an adapter or embedding; otherwise it is a model, or something that its readers name.
 fn is_adapter(input: &Path) -> Result<bool> {
-    if input.is_dir() {
+    if input.is_dir() || !input.exists() {
         return Ok(false);
     }
     let source = scumble_model::files::open_any(input)?;
     Ok(is_adapter_file(input, &*source) || matches!(FileKind::of(&*source), FileKind::Adapter(_)))
-}
-
-fn checkpoints(input: &Path) -> Failure {
-    Failure::new(format!(
-        "`{}` is no adapter or embedding; checkpoints are not converted yet",
-        input.display()
-    ))
 }

@@ -1,0 +1,241 @@
+//! A folder's small files for a checkpoint that is none: from its metadata, from a side-car folder, or derived.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{Architecture, Checkpoint, FOLDER_KEY, Part, Purpose};
+use crate::base::{BaseOptions, Component, Family, derive, prediction, read_object};
+use crate::files::{FileError, Result, TensorSource};
+use crate::tokenizer::{CLIP_VOCABULARY, Pad, clip_files};
+
+/// All of a folder's configurations together take a few kilobytes.
+const MAX_EMBEDDED: usize = 1 << 20;
+
+/// The files that a single file carries in its metadata. Paths outside a folder are refused.
+pub(in crate::base) fn embedded(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let Some(text) = metadata.get(FOLDER_KEY) else { return Ok(BTreeMap::new()) };
+    let malformed = |reason: String| FileError::malformed(path, "`scumble.folder` metadata", reason);
+    if text.len() > MAX_EMBEDDED {
+        return Err(malformed(format!("it is longer than {MAX_EMBEDDED} bytes")));
+    }
+    let files: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+    for name in files.keys() {
+        let is_plain =
+            |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0']);
+        if name.split('/').count() > 4 || !name.split('/').all(is_plain) || !name.ends_with(".json") {
+            return Err(malformed(format!("`{}` is no configuration's path", crate::files::printable(name))));
+        }
+    }
+    Ok(files)
+}
+
+/// One of the embedded files as an object.
+pub(in crate::base) fn embedded_object(
+    path: &Path,
+    files: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<Option<Value>> {
+    let Some(text) = files.get(name) else { return Ok(None) };
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) if value.is_object() => Ok(Some(value)),
+        _ => Err(FileError::malformed(
+            path,
+            "`scumble.folder` metadata",
+            format!("`{name}` is no JSON object"),
+        )),
+    }
+}
+
+/// Parts with their configurations.
+pub(super) fn components(
+    path: &Path,
+    architecture: Architecture,
+    weights: BTreeMap<Part, Arc<dyn TensorSource>>,
+    files: &BTreeMap<String, String>,
+    options: &BaseOptions,
+) -> Result<BTreeMap<Part, Component>> {
+    let mut parts = BTreeMap::new();
+    for (part, weights) in weights {
+        let name = format!("{}/config.json", part.folder());
+        let component = if let Some(folder) = &options.config {
+            let config_file = folder.join(&name);
+            Component { config: read_object(&config_file)?, config_file, weights }
+        } else {
+            let config = match embedded_object(path, files, &name)? {
+                Some(config) => config,
+                None => derived(part, architecture, weights.as_ref())?,
+            };
+            Component { config, config_file: path.into(), weights }
+        };
+        parts.insert(part, component);
+    }
+    Ok(parts)
+}
+
+fn derived(part: Part, architecture: Architecture, weights: &dyn TensorSource) -> Result<Value> {
+    let family = if architecture == Architecture::Sd1 { Family::Sd1 } else { Family::Sd2 };
+    match part {
+        Part::Unet => derive::unet(weights, family),
+        Part::Vae => {
+            let mut config = derive::vae(weights)?;
+            if matches!(architecture, Architecture::Sdxl | Architecture::SdxlRefiner) {
+                config["scaling_factor"] = json!(0.13025);
+                config["force_upcast"] = json!(true);
+            }
+            Ok(config)
+        }
+        // SDXL's first encoder is that of 1.x.
+        Part::TextEncoder if architecture != Architecture::Sd2 => derive::text_encoder(weights, Family::Sd1),
+        Part::TextEncoder | Part::TextEncoder2 => derive::text_encoder(weights, Family::Sd2),
+    }
+}
+
+impl Checkpoint {
+    /// Adds the files that a folder needs and that are not there yet.
+    pub(super) fn complete_files(
+        &mut self,
+        path: &Path,
+        source: &dyn TensorSource,
+        plain: &[&str],
+        options: &BaseOptions,
+    ) -> Result<()> {
+        for (part, component) in &self.parts {
+            let name = format!("{}/config.json", part.folder());
+            self.files.entry(name).or_insert_with(|| pretty(&component.config));
+        }
+        let scheduler = "scheduler/scheduler_config.json";
+        let side_car =
+            options.config.as_ref().map(|folder| folder.join(scheduler)).filter(|file| file.exists());
+        let scheduler_config = match (side_car, embedded_object(path, &self.files, scheduler)?) {
+            (Some(file), _) => read_object(&file)?,
+            (None, Some(config)) => config,
+            (None, None) => {
+                let (kind, _) = prediction::from_single_file(source, path, options);
+                let mut config = prediction::default_scheduler(kind, plain.contains(&"ztsnr"));
+                if matches!(self.architecture, Architecture::Sdxl | Architecture::SdxlRefiner) {
+                    config["_class_name"] = json!("EulerDiscreteScheduler");
+                    config["interpolation_type"] = json!("linear");
+                    config["use_karras_sigmas"] = json!(false);
+                }
+                config
+            }
+        };
+        self.files.entry(scheduler.into()).or_insert_with(|| pretty(&scheduler_config));
+        self.complete_tokenizers(path)?;
+        let index = match embedded_object(path, &self.files, "model_index.json")? {
+            Some(index) => present_only(index, self),
+            None => model_index(self.architecture, self.purpose, &scheduler_config),
+        };
+        self.files.insert("model_index.json".into(), pretty(&index));
+        Ok(())
+    }
+
+    fn complete_tokenizers(&mut self, path: &Path) -> Result<()> {
+        for (part, folder, pad) in self.tokenizers() {
+            let rows = self.parts.get(&part).and_then(|part| part.weights.info(super::tokens::TABLE));
+            let rows = rows.and_then(|info| info.shape.first().copied()).unwrap_or(CLIP_VOCABULARY);
+            let size = rows.min(CLIP_VOCABULARY);
+            let [(_, vocabulary), (_, merges), ..] = clip_files(size, Pad::End).map_err(|error| {
+                FileError::malformed(path, "checkpoint", format!("no tokenizer of {size} tokens: {error}"))
+            })?;
+            let token = |content: &str, normalized: bool| {
+                json!({ "__type": "AddedToken", "content": content, "lstrip": false, "normalized": normalized,
+                    "rstrip": false, "single_word": false })
+            };
+            let (start, end) = ("<|startoftext|>", "<|endoftext|>");
+            let config = json!({
+                "add_prefix_space": false, "bos_token": token(start, true), "do_lower_case": true,
+                "eos_token": token(end, true), "errors": "replace", "model_max_length": 77, "pad_token": pad,
+                "tokenizer_class": "CLIPTokenizer", "unk_token": token(end, true),
+            });
+            let plain = |content: &str| {
+                json!({ "content": content, "lstrip": false, "normalized": true, "rstrip": false,
+                    "single_word": false })
+            };
+            let map = json!({
+                "bos_token": plain(start), "eos_token": plain(end), "pad_token": pad, "unk_token": plain(end),
+            });
+            let mut add = |name: &str, text: String| {
+                self.files.entry(format!("{folder}/{name}")).or_insert(text);
+            };
+            add("tokenizer_config.json", pretty(&config));
+            add("special_tokens_map.json", pretty(&map));
+            add("vocab.json", vocabulary);
+            add("merges.txt", merges);
+            self.vocabulary = self.vocabulary.max(size);
+        }
+        Ok(())
+    }
+
+    /// Text encoders with their tokenizers' folders and padding.
+    pub(super) fn tokenizers(&self) -> Vec<(Part, &'static str, &'static str)> {
+        const END: &str = "<|endoftext|>";
+        match self.architecture {
+            Architecture::Sd1 => vec![(Part::TextEncoder, "tokenizer", END)],
+            Architecture::Sd2 => vec![(Part::TextEncoder, "tokenizer", "!")],
+            Architecture::Sdxl => {
+                vec![(Part::TextEncoder, "tokenizer", END), (Part::TextEncoder2, "tokenizer_2", "!")]
+            }
+            Architecture::SdxlRefiner => vec![(Part::TextEncoder2, "tokenizer_2", "!")],
+        }
+    }
+}
+
+pub(super) fn pretty(value: &Value) -> String {
+    // Values that were parsed or made here can always be written.
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn model_index(architecture: Architecture, purpose: Purpose, scheduler: &Value) -> Value {
+    let mut index = Map::new();
+    index.insert("_class_name".into(), json!(purpose.pipeline(architecture)));
+    let scheduler = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("PNDMScheduler");
+    let transformers = |class: &str| json!(["transformers", class]);
+    if matches!(architecture, Architecture::Sdxl | Architecture::SdxlRefiner) {
+        let refines = architecture == Architecture::SdxlRefiner;
+        index.insert("force_zeros_for_empty_prompt".into(), json!(!refines));
+        let first = |class: &str| if refines { json!([null, null]) } else { transformers(class) };
+        index.insert("text_encoder".into(), first("CLIPTextModel"));
+        index.insert("tokenizer".into(), first("CLIPTokenizer"));
+        index.insert("text_encoder_2".into(), transformers("CLIPTextModelWithProjection"));
+        index.insert("tokenizer_2".into(), transformers("CLIPTokenizer"));
+    } else {
+        index.insert("feature_extractor".into(), json!([null, null]));
+        if purpose != Purpose::Depth {
+            index.insert("requires_safety_checker".into(), json!(false));
+            index.insert("safety_checker".into(), json!([null, null]));
+        }
+        index.insert("text_encoder".into(), transformers("CLIPTextModel"));
+        index.insert("tokenizer".into(), transformers("CLIPTokenizer"));
+    }
+    index.insert("scheduler".into(), json!(["diffusers", scheduler]));
+    index.insert("unet".into(), json!(["diffusers", "UNet2DConditionModel"]));
+    index.insert("vae".into(), json!(["diffusers", "AutoencoderKL"]));
+    Value::Object(index)
+}
+
+/// The index without the components that a single file could not bring along.
+fn present_only(mut index: Value, checkpoint: &Checkpoint) -> Value {
+    let there = |name: &str| {
+        checkpoint.parts.keys().any(|part| part.folder() == name)
+            || checkpoint
+                .files
+                .keys()
+                .any(|file| file.starts_with(&format!("{name}/")) && name != "safety_checker")
+    };
+    for (name, class) in index.as_object_mut().into_iter().flatten() {
+        if class.as_array().is_some_and(|class| class.len() == 2) && !there(name) {
+            *class = json!([null, null]);
+        }
+    }
+    index
+}

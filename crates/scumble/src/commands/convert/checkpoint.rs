@@ -1,0 +1,109 @@
+//! `scumble convert` for checkpoints: folder, single file, .ckpt.
+
+use std::path::Path;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use scumble_model::base::checkpoint::{Checkpoint, Ema, Layout, OpenOptions};
+
+use super::ConvertArgs;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome, Result};
+use crate::terminal::Progress;
+
+/// Options that concern checkpoints only.
+#[derive(Args)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct CheckpointOptions {
+    /// The averaged weights that training left in a single file
+    #[arg(long, value_name = "WHAT", default_value = "keep")]
+    pub ema: EmaChoice,
+    /// Leave out what no part of the model uses
+    #[arg(long)]
+    pub prune: bool,
+    /// A diffusers folder whose configurations belong to this single file
+    #[arg(long, value_name = "FOLDER")]
+    pub config: Option<std::path::PathBuf>,
+    /// Weight files of a folder to take where there are several kinds, such as fp16
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+}
+
+/// What becomes of averaged weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmaChoice {
+    /// They stay beside the others.
+    Keep,
+    /// They replace the others.
+    Use,
+    /// They go.
+    Drop,
+}
+
+/// Reads in any layout, writes in the one asked for.
+pub fn run(context: &Context, args: &ConvertArgs) -> Result {
+    let layout = layout(args.to.as_deref(), &args.output)?;
+    let options = &args.checkpoint;
+    let mut open = OpenOptions { prune: options.prune, ..OpenOptions::default() };
+    open.base = scumble_model::base::BaseOptions::from_env();
+    (open.base.config, open.base.variant) = (options.config.clone(), options.variant.clone());
+    open.ema = match options.ema {
+        EmaChoice::Keep => Ema::Keep,
+        EmaChoice::Use => Ema::Use,
+        EmaChoice::Drop => Ema::Drop,
+    };
+    let mut checkpoint = Checkpoint::open(&args.input.to_string_lossy(), &open)?;
+    if let Some(dtype) = args.dtype.dtype() {
+        checkpoint.cast(dtype);
+    }
+    context.terminal.status(&format!("{}, {}", checkpoint.architecture, checkpoint.purpose));
+    for left in &checkpoint.left_out {
+        context.terminal.detail(&format!("left out: {left}"));
+    }
+    if !checkpoint.left_out.is_empty() {
+        context.terminal.status(&format!("{} tensors are left out", checkpoint.left_out.len()));
+    }
+    save(context, &checkpoint, &args.output, layout)?;
+    context.terminal.result(&args.output.display().to_string());
+    Ok(Outcome::Done)
+}
+
+/// The layout that was asked for, or that the name's ending says.
+pub fn layout(asked: Option<&str>, output: &Path) -> Result<Layout> {
+    let names = Layout::NAMES.map(|(name, _)| name).join(", ");
+    match asked {
+        Some(asked) => {
+            Layout::NAMES.iter().find(|(name, _)| *name == asked).map(|(_, layout)| *layout).ok_or_else(
+                || {
+                    Failure::usage(format!("checkpoints have no layout `{asked}`"))
+                        .hint(format!("there are {names}"))
+                },
+            )
+        }
+        None => Layout::of_path(output).ok_or_else(|| {
+            Failure::usage(format!("the ending of `{}` says no layout", output.display()))
+                .hint(format!("pass --to with one of {names}, or end the name in .safetensors or .ckpt"))
+        }),
+    }
+}
+
+/// Writes with a progress line.
+pub fn save(context: &Context, checkpoint: &Checkpoint, path: &Path, layout: Layout) -> Result<()> {
+    const MEGABYTE: u64 = 1 << 20;
+    let (total, start, mut passed) = (checkpoint.bytes(), Instant::now(), 0);
+    let saved = checkpoint.save(path, layout, &mut |bytes| {
+        passed += bytes;
+        context.terminal.progress(&Progress {
+            unit: "MiB",
+            done: passed / MEGABYTE,
+            total: total.max(passed) / MEGABYTE,
+            done_here: passed / MEGABYTE,
+            elapsed: start.elapsed(),
+            extra: "",
+        });
+    })?;
+    for embedding in &saved.embeddings {
+        context.terminal.status(&format!("learned token: {}", embedding.display()));
+    }
+    Ok(())
+}
