@@ -1,0 +1,55 @@
+//! `scumble convert` as a user meets it: checkpoints and adapters there and back, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
+mod common;
+
+use common::{Place, fail, fixture, run, tensors};
+
+/// A pickled checkpoint becomes a folder and a safetensors file; both hold what the golden file of the same model holds.
+#[test]
+fn a_checkpoint_keeps_every_tensor_in_every_layout() {
+    let place = Place::with(&[]);
+    run(place.scumble().arg("convert").arg(fixture("single_file/tiny-sd1.ckpt")).arg("folder"));
+    let part = "unet/diffusion_pytorch_model.safetensors";
+    let golden = tensors(&fixture("tiny-sd1").join(part));
+    assert_eq!(tensors(&place.path("folder").join(part)), golden);
+    run(place.scumble().args(["convert", "folder", "single.safetensors"]));
+    let single = tensors(&place.path("single.safetensors"));
+    assert_eq!(single, tensors(&fixture("single_file/tiny-sd1-single.safetensors")));
+    run(place.scumble().args(["convert", "single.safetensors", "again.ckpt"]));
+    run(place.scumble().args(["convert", "again.ckpt", "again", "--dtype", "f32"]));
+    assert_eq!(tensors(&place.path("again").join(part)), golden);
+}
+
+#[test]
+fn an_adapter_keeps_its_factors_in_another_dialect() {
+    let place = Place::with(&[]);
+    let base = fixture("tiny-sd1").display().to_string();
+    let convert = |from: &std::path::Path, to: &str, dialect: &str| {
+        run(place.scumble().arg("convert").arg(from).args([to, "--to", dialect, "--base", &base]));
+    };
+    let kohya = fixture("lora/kohya.safetensors");
+    convert(&kohya, "peft.safetensors", "peft");
+    convert(&place.path("peft.safetensors"), "kohya.safetensors", "kohya");
+    assert_eq!(tensors(&place.path("kohya.safetensors")), tensors(&kohya));
+}
+
+#[test]
+fn what_cannot_be_converted_is_said_and_leaves_nothing() {
+    let place = Place::with(&[]);
+    std::fs::write(place.path("rubbish.ckpt"), b"rubbish").unwrap();
+    let message = fail(place.scumble().args(["convert", "rubbish.ckpt", "out"]), 1);
+    assert!(message.contains("rubbish.ckpt"), "{message}");
+    let mut command = place.scumble();
+    command.arg("convert").arg(fixture("single_file/tiny-sd1.ckpt")).arg("out.what");
+    let message = command.output().unwrap();
+    assert!(!message.status.success());
+    std::fs::write(place.path("there.safetensors"), b"mine").unwrap();
+    let mut command = place.scumble();
+    command.arg("convert").arg(fixture("single_file/tiny-sd1.ckpt")).arg("there.safetensors");
+    let message = fail(&mut command, 1);
+    assert!(message.contains("--force"), "{message}");
+    assert_eq!(place.bytes("there.safetensors"), b"mine");
+    assert_eq!(place.files(), ["rubbish.ckpt", "there.safetensors"]);
+}
