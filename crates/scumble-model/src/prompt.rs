@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! (words)   1.1 times            ((words))  1.21 times        [words]  1 / 1.1 times
-//! (words:1.3)  1.3 times         BREAK  begins a new chunk    \\( \\) \\[ \\] \\\\  the characters themselves
+//! (words:1.3)  1.3 times         BREAK  begins a new chunk    \( \) \[ \] \\  the characters themselves
 //! ```
 //!
 //! Words are cut into chunks of 75 tokens, each with its own start and end, whose states are put one behind the other.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use scumble_model::base::{Component, TokenizerSource};
-use scumble_model::files::{TensorInfo, atomic_write, write_safetensors_with};
+use scumble_model::files::{AtomicFolder, TensorInfo, atomic_write, write_safetensors_with};
 use scumble_model::nn::Modules;
 use scumble_model::schedule::PredictionType;
 use scumble_model::tokenizer::{Pad, clip_files};
@@ -27,9 +27,8 @@ use crate::run::base::Base;
 /// Writes the model to `folder`, replacing an older one of the same run. `text` tells whether the text encoder was
 /// trained.
 pub fn write(base: &Base, backend: &dyn Backend, dtype: DType, text: bool, folder: &Path) -> Result<()> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let beside = folder.with_file_name(format!(".{name}.part"));
-    remove(&beside)?;
+    let whole = AtomicFolder::create(folder)?;
+    let beside = whole.path();
     for part in ["", "unet", "text_encoder", "vae", "tokenizer", "scheduler"] {
         let part = beside.join(part);
         std::fs::create_dir_all(&part).map_err(TrainError::io("creating", part))?;
@@ -51,8 +50,7 @@ pub fn write(base: &Base, backend: &dyn Backend, dtype: DType, text: bool, folde
     .into();
     write_json(&beside.join("scheduler/scheduler_config.json"), &scheduler)?;
     write_json(&beside.join("model_index.json"), &index(&scheduler))?;
-    remove(folder)?;
-    std::fs::rename(&beside, folder).map_err(TrainError::io("naming", folder))
+    Ok(whole.commit()?)
 }
 
 /// Bytes that [`write`] will write, but for the small files.
@@ -170,13 +168,4 @@ fn index(scheduler: &Value) -> Value {
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text = format!("{value:#}\n");
     Ok(atomic_write(path, |file| std::io::Write::write_all(file, text.as_bytes()))?)
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(TrainError::io("deleting", folder)(error))
-        }
-        _ => Ok(()),
-    }
 }

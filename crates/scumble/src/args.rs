@@ -61,25 +61,6 @@ pub enum DeviceChoice {
     Cpu,
 }
 
-/// Numbers that activations and frozen weights are computed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// Exact: equal to other implementations to rounding.
-    F32,
-    /// Half the memory; sums, statistics and what learns stay f32.
-    Bf16,
-}
-
-impl Precision {
-    /// The element type.
-    pub fn dtype(self) -> scumble_tensor::DType {
-        match self {
-            Precision::F32 => scumble_tensor::DType::F32,
-            Precision::Bf16 => scumble_tensor::DType::BF16,
-        }
-    }
-}
-
 /// The verbs.
 #[derive(Subcommand)]
 pub enum Command {

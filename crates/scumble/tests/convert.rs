@@ -35,6 +35,46 @@ fn an_adapter_keeps_its_factors_in_another_dialect() {
     assert_eq!(tensors(&place.path("kohya.safetensors")), tensors(&kohya));
 }
 
+/// `--force` replaces a model's folder; it must not remove the folder of somebody's pictures.
+#[test]
+fn a_folder_that_is_no_model_is_never_replaced() {
+    let place = Place::with(&[]);
+    std::fs::create_dir(place.path("pictures")).unwrap();
+    std::fs::write(place.path("pictures/dog.txt"), b"mine").unwrap();
+    let convert = |to: &str| {
+        let mut command = place.scumble();
+        command
+            .arg("convert")
+            .arg(fixture("single_file/tiny-sd1.ckpt"))
+            .args([to, "--to", "folder", "--force"]);
+        command
+    };
+    let message = fail(&mut convert("pictures"), 1);
+    assert!(message.contains("no model"), "{message}");
+    std::fs::create_dir(place.path("models")).unwrap();
+    std::fs::copy(fixture("single_file/tiny-sd1.ckpt"), place.path("models/a.ckpt")).unwrap();
+    let message = fail(place.scumble().args(["convert", "models/a.ckpt", "models", "--force"]), 1);
+    assert!(message.contains("lies in"), "{message}");
+    assert_eq!(place.bytes("pictures/dog.txt"), b"mine");
+    run(&mut convert("model"));
+    run(&mut convert("model"));
+}
+
+#[test]
+fn options_of_the_other_kind_are_refused() {
+    let place = Place::with(&[]);
+    let model = fixture("single_file/tiny-sd1.ckpt");
+    let message = fail(place.scumble().arg("convert").arg(model).args(["out", "--token", "<s1>"]), 2);
+    assert!(message.contains("--token"), "{message}");
+    let adapter = fixture("lora/kohya.safetensors");
+    let to = ["out.safetensors", "--to", "peft", "--ema", "drop"];
+    let message = fail(place.scumble().arg("convert").arg(adapter).args(to), 2);
+    assert!(message.contains("--ema"), "{message}");
+    let folder = fixture("tiny-sd1");
+    let message = fail(place.scumble().arg("convert").arg(folder).args(["out.ckpt", "--ema", "use"]), 1);
+    assert!(message.contains("averaged"), "{message}");
+}
+
 #[test]
 fn what_cannot_be_converted_is_said_and_leaves_nothing() {
     let place = Place::with(&[]);

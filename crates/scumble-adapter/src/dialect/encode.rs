@@ -21,6 +21,8 @@ pub struct Encoded {
     pub tensors: Vec<(String, Tensor)>,
     /// The container's metadata.
     pub metadata: BTreeMap<String, String>,
+    /// Modules whose alpha the dialect has no place for and whose factors were rounded when it was multiplied in.
+    pub rounded: usize,
 }
 
 impl Encoded {

@@ -39,14 +39,16 @@ pub fn load_adapter(path: &Path, table: &ModuleTable, options: ReadOptions) -> R
     Ok(Loaded { adapter, report })
 }
 
-/// Writes an adapter as safetensors in a dialect, whole or not at all.
+/// Writes an adapter as safetensors in a dialect, whole or not at all. Gives the number of modules that had to be rounded
+/// because the dialect has no place for their alpha.
 pub fn save_adapter(
     path: &Path,
     adapter: &Adapter,
     table: &ModuleTable,
     dialect: &dyn Dialect,
     options: &WriteOptions,
-) -> Result<()> {
+) -> Result<usize> {
     let encoded = dialect.write(adapter, table, options)?;
-    Ok(write_safetensors(path, &encoded.tensors, &encoded.metadata)?)
+    write_safetensors(path, &encoded.tensors, &encoded.metadata)?;
+    Ok(encoded.rounded)
 }

@@ -19,6 +19,7 @@ const NOTE_FILLED: &str = "filled";
 pub(super) struct Folded {
     alphas: Map<String, Value>,
     filled: Vec<String>,
+    rounded: usize,
 }
 
 impl Folded {
@@ -39,6 +40,8 @@ impl Folded {
         let back = unfold(&folded.to_dtype(dtype)?, factors.alpha());
         if back.is_ok_and(|back| back.up().bytes().ok() == wanted.bytes().ok()) {
             self.alphas.insert(path.to_owned(), json!(factors.alpha()));
+        } else {
+            self.rounded += 1;
         }
         Ok(folded)
     }
@@ -48,8 +51,9 @@ impl Folded {
         self.filled.push(path.to_owned());
     }
 
-    /// Puts the notes into the file's metadata.
+    /// Puts the notes into the file's metadata, and says how many modules were rounded.
     pub fn store(self, encoded: &mut Encoded) {
+        encoded.rounded = self.rounded;
         let mut spelling = Spelling::of(&encoded.metadata);
         spelling.forget(NOTE_ALPHAS);
         spelling.forget(NOTE_FILLED);
@@ -102,4 +106,25 @@ pub(super) fn restore(adapter: &mut Adapter, spelling: &mut Spelling) -> Result<
     spelling.forget(NOTE_ALPHAS);
     spelling.forget(NOTE_FILLED);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use scumble_tensor::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_taken_out_again_is_counted() {
+        let factors = |alpha| {
+            let up = Tensor::from_slice(&[0.1f32, 0.7, -1.3, 2.9], &[2, 2]).unwrap();
+            LowRankFactors::new("m", up.clone(), up, alpha).unwrap()
+        };
+        for (alpha, expected) in [(2.0, 0), (1.0, 0), (0.6, 1)] {
+            let (mut folded, mut encoded) = (Folded::default(), Encoded::default());
+            folded.fold("m", &factors(alpha), &WriteOptions::default()).unwrap();
+            folded.store(&mut encoded);
+            assert_eq!(encoded.rounded, expected, "alpha {alpha}");
+        }
+    }
 }

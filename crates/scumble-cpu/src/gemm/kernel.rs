@@ -53,7 +53,6 @@ pub(crate) unsafe fn multiply_strip<S: Simd, const NV: usize>(
     b: *const f32,
     b_step: usize,
 ) {
-    // SAFETY: with no depth the pointers are not read; else row r starts at the r-th of six floats.
     let rows = std::array::from_fn(|r| a.wrapping_add(r));
     // SAFETY: the caller's promise.
     unsafe { multiply::<S, NV>(s, acc, &rows, a_step, depth, b, b_step) }

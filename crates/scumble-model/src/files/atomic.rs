@@ -1,7 +1,8 @@
 //! Files are written whole or not at all: write beside, flush to the disk, rename.
 //!
 //! A rename also keeps whoever has the old file mapped safe: the old content lives on until it is unmapped,
-//! whereas truncating it in place would pull the memory from under them. Folders are made the same way.
+//! whereas truncating it in place would pull the memory from under them. Folders take their place the same way; whoever
+//! writes their files flushes those.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -25,18 +26,11 @@ impl AtomicFile {
     /// Starts a file beside `target`, in a folder that must exist.
     pub fn create(target: &Path) -> Result<Self> {
         let fail = |source| FileError::Write { file: target.into(), source };
-        let name = target
-            .file_name()
-            .ok_or_else(|| fail(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file")))?;
         if target.is_dir() {
             return Err(fail(io::Error::new(io::ErrorKind::IsADirectory, "there is a folder of that name")));
         }
         loop {
-            let mut temporary_name = OsString::from(".");
-            temporary_name.push(name);
-            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            temporary_name.push(format!(".{}-{count}.part", std::process::id()));
-            let temporary = target.with_file_name(temporary_name);
+            let temporary = name_beside(target, "part").map_err(fail)?;
             match OpenOptions::new().write(true).read(true).create_new(true).open(&temporary) {
                 Ok(file) => return Ok(Self { file, temporary, target: target.into(), committed: false }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,

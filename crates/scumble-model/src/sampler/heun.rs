@@ -8,7 +8,7 @@
 //! The last step, to sigma 0, is Euler's alone: n steps are 2 n - 1 calls.
 
 use super::euler::{FinalLevel, SigmaGrid};
-use super::{NoiseSource, Result, Sampler, Setup, check_call, check_length, combine, mix};
+use super::{NoiseSource, Result, Sampler, Setup, check_call, check_length, combine};
 
 struct Heun {
     grid: SigmaGrid,
@@ -100,7 +100,6 @@ impl Sampler for Heun {
     }
 
     fn add_noise(&self, call: usize, original: &[f32], noise: &[f32]) -> Result<Vec<f32>> {
-        check_call(call, self.grid.timesteps.len())?;
-        mix((1.0, self.grid.sigmas[call]), original, noise)
+        self.grid.add_noise(call, original, noise)
     }
 }

@@ -180,8 +180,7 @@ fn solve(ratios: &[f64], targets: &[f64]) -> Vec<f64> {
         let largest = (column..n).max_by(|&a, &b| rows[a][column].abs().total_cmp(&rows[b][column].abs()));
         rows.swap(column, largest.unwrap_or(column));
         let pivot = rows[column].clone();
-        for (index, row) in rows.iter_mut().enumerate().filter(|(index, _)| *index != column) {
-            debug_assert_ne!(index, column);
+        for (_, row) in rows.iter_mut().enumerate().filter(|(index, _)| *index != column) {
             let factor = row[column] / pivot[column];
             row.iter_mut().zip(&pivot).for_each(|(value, above)| *value -= factor * above);
         }

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::LazyLock;
 
+use serde_json::{Value, json};
+
 use super::bpe::byte_letters;
 use super::{AddedToken, CLIP_LENGTH, Pad, Result, SpecialTokens, Tokenizer, TokenizerError};
 
@@ -33,13 +35,9 @@ impl Tokenizer {
 
     /// As [`Tokenizer::clip`] with fewer ids: the first merges only, for text encoders with a smaller table.
     pub fn clip_with_vocabulary(size: usize, pad: Pad) -> Result<Self> {
-        match size.checked_sub(OTHERS) {
-            Some(USED) => Self::clip(pad),
-            Some(used) if used < USED => build(used)?.padded(pad),
-            _ => {
-                let expected = format!("{OTHERS} to {} ids", OTHERS + USED);
-                Err(TokenizerError::content("(in the program)", "size of the vocabulary", &expected, size))
-            }
+        match merges_of(size)? {
+            USED => Self::clip(pad),
+            used => build(used)?.padded(pad),
         }
     }
 
@@ -56,35 +54,41 @@ impl Tokenizer {
 /// Ids of CLIP's whole vocabulary.
 pub(crate) const CLIP_VOCABULARY: usize = OTHERS + USED;
 
+/// Merges of the vocabulary's first `size` ids.
+fn merges_of(size: usize) -> Result<usize> {
+    size.checked_sub(OTHERS).filter(|&used| used <= USED).ok_or_else(|| {
+        let expected = format!("{OTHERS} to {CLIP_VOCABULARY} ids");
+        TokenizerError::content("(in the program)", "size of the vocabulary", &expected, size)
+    })
+}
+
 /// The files of the tokenizer in the program, as a `tokenizer/` folder holds them: names and contents. `size` is the
 /// number of ids, as in [`Tokenizer::clip_with_vocabulary`].
 pub fn clip_files(size: usize, pad: Pad) -> Result<[(&'static str, String); 4]> {
-    let damaged = |found: usize| {
-        TokenizerError::content("(in the program)", "size of the vocabulary", "one that CLIP has", found)
-    };
-    let used = size.checked_sub(OTHERS).filter(|&used| used <= USED).ok_or_else(|| damaged(size))?;
-    let (tokens, merges) = parts(used)?;
-    let vocabulary: serde_json::Map<String, serde_json::Value> =
-        tokens.into_iter().zip(0..).map(|(token, id)| (token, serde_json::Value::from(id))).collect();
+    let (tokens, merges) = parts(merges_of(size)?)?;
+    let vocabulary: serde_json::Map<String, Value> =
+        tokens.into_iter().zip(0..).map(|(token, id)| (token, Value::from(id))).collect();
     let lines: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
     let pad = if pad == Pad::ExclamationMark { "!" } else { END };
-    let special = serde_json::json!({
-        "bos_token": {"content": START, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false},
-        "eos_token": {"content": END, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false},
-        "unk_token": {"content": END, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false},
-        "pad_token": pad,
+    let token = |content: &str| json!({ "content": content, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false });
+    let typed = |content: &str| {
+        let mut token = token(content);
+        token["__type"] = "AddedToken".into();
+        token
+    };
+    let special = json!({
+        "bos_token": token(START), "eos_token": token(END), "pad_token": pad, "unk_token": token(END),
     });
-    let mut config = special.clone();
-    config["add_prefix_space"] = false.into();
-    config["do_lower_case"] = true.into();
-    config["errors"] = "replace".into();
-    config["model_max_length"] = CLIP_LENGTH.into();
-    config["tokenizer_class"] = "CLIPTokenizer".into();
+    let config = json!({
+        "add_prefix_space": false, "bos_token": typed(START), "do_lower_case": true, "eos_token": typed(END),
+        "errors": "replace", "model_max_length": CLIP_LENGTH, "pad_token": pad,
+        "tokenizer_class": "CLIPTokenizer", "unk_token": typed(END),
+    });
     Ok([
-        ("vocab.json", serde_json::Value::Object(vocabulary).to_string()),
+        ("vocab.json", Value::Object(vocabulary).to_string()),
         ("merges.txt", format!("#version: 0.2\n{}\n", lines.join("\n"))),
-        ("special_tokens_map.json", special.to_string()),
-        ("tokenizer_config.json", config.to_string()),
+        ("special_tokens_map.json", format!("{special:#}\n")),
+        ("tokenizer_config.json", format!("{config:#}\n")),
     ])
 }
 
@@ -116,7 +120,6 @@ fn parts(used: usize) -> Result<Parts> {
     let ends = letters.iter().map(|letter| format!("{letter}</w>"));
     let tokens = letters.iter().map(char::to_string).chain(ends);
     let tokens = tokens.chain(merges.iter().map(|(a, b)| [a.as_str(), b].concat()));
-    let tokens = tokens.chain([START.to_owned(), END.to_owned()]);
-    let tokens = tokens.collect();
+    let tokens = tokens.chain([START.to_owned(), END.to_owned()]).collect();
     Ok((tokens, merges))
 }

@@ -291,6 +291,11 @@ impl Tokenizer {
         Ok(first as i64)
     }
 
+    /// Ids of the vocabulary itself, without added tokens behind it.
+    pub fn own_ids(&self) -> usize {
+        self.bpe.id_end() as usize
+    }
+
     /// Added tokens with ids behind the vocabulary's, by id.
     pub fn learned_tokens(&self) -> Vec<(String, i64)> {
         let end = self.bpe.id_end();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scumble_adapter::architecture::{Architecture, table_of, table_of_all};
+use scumble_adapter::dialect::family::guess_family;
 use scumble_adapter::dialect::{
     self, Dialect, Loaded, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter, save_adapter,
 };
@@ -17,6 +18,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::commands::model;
+use crate::context::Context;
 use crate::failure::{Failure, Result};
 
 /// The base that adapters were made for.
@@ -69,6 +71,27 @@ pub enum TokenChoice {
     Omit,
 }
 
+impl TokenChoice {
+    /// As the dialects take it.
+    pub fn policy(self) -> TokenPolicy {
+        match self {
+            TokenChoice::Refuse => TokenPolicy::Refuse,
+            TokenChoice::Bundle => TokenPolicy::Bundle,
+            TokenChoice::Omit => TokenPolicy::Omit,
+        }
+    }
+}
+
+/// Warns of factors that took up an alpha and were rounded by it.
+pub fn tell_rounded(context: &Context, dialect: &dyn Dialect, modules: usize) {
+    if modules > 0 {
+        context.terminal.warning(&format!(
+            "{} has no place for alpha: it was multiplied into the factors of {modules} modules, which rounds them",
+            dialect.name()
+        ));
+    }
+}
+
 /// A loaded file.
 pub struct LoadedFile {
     /// Where it is.
@@ -88,24 +111,24 @@ impl LoadedFile {
 
 impl WhichBase {
     /// All the files, and the modules of the base that all of them are for.
-    pub fn load_all(&self, paths: &[PathBuf]) -> Result<(ModuleTable, Vec<LoadedFile>)> {
+    pub fn load_all(&self, context: &Context, paths: &[PathBuf]) -> Result<(ModuleTable, Vec<LoadedFile>)> {
         let options = ReadOptions { partial: self.allow_partial };
-        let candidates = match self.base.as_deref() {
-            Some(base) => vec![table_for(base)?],
-            None => Architecture::ALL.into_iter().map(|family| Ok(family.table()?)).collect::<Result<_>>()?,
+        let table = match (self.base.as_deref(), paths.first()) {
+            (Some(base), _) => table_for(base)?,
+            (None, Some(first)) => guess_family(first)?.table,
+            (None, None) => return Err(Failure::usage("there is no adapter to read")),
         };
-        let first = paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
-        let table = choose(candidates, first)?;
         let files = paths.iter().map(|path| {
             let loaded = load_adapter(path, &table, options).map_err(|error| self.explain(error))?;
+            if !loaded.report.is_complete() {
+                context.terminal.warning(&format!("{}: {}", path.display(), loaded.report));
+            }
             Ok(LoadedFile { path: path.clone(), loaded, sha256: sha256(path)? })
         });
         let files = files.collect::<Result<Vec<_>>>()?;
         Ok((table, files))
     }
-}
 
-impl WhichBase {
     /// A file that fits none of the published bases may be for another one.
     fn explain(&self, error: AdapterError) -> Failure {
         let fits_nowhere = matches!(error, AdapterError::Unmatched { .. }) && self.base.is_none();
@@ -115,20 +138,6 @@ impl WhichBase {
             false => failure,
         }
     }
-}
-
-/// The first of the tables that the file fits whole; if there is none, the first, whose refusal says most.
-fn choose(tables: Vec<ModuleTable>, file: &Path) -> Result<ModuleTable> {
-    let strict = ReadOptions { partial: false };
-    let is_alone = tables.len() == 1;
-    let mut first = None;
-    for table in tables {
-        if is_alone || load_adapter(file, &table, strict).is_ok() {
-            return Ok(table);
-        }
-        first.get_or_insert(table);
-    }
-    first.ok_or_else(|| Failure::new("there is no base to choose from"))
 }
 
 /// The modules of a base by name of its family, or by its files.
@@ -221,19 +230,15 @@ impl OutputOptions {
     /// Writes an adapter.
     pub fn write(
         &self,
+        context: &Context,
         out: &Path,
         adapter: &Adapter,
         table: &ModuleTable,
         dialect: &dyn Dialect,
         choice: TokenChoice,
     ) -> Result<()> {
-        let tokens = match choice {
-            TokenChoice::Refuse => TokenPolicy::Refuse,
-            TokenChoice::Bundle => TokenPolicy::Bundle,
-            TokenChoice::Omit => TokenPolicy::Omit,
-        };
-        let options = WriteOptions { tokens, ..WriteOptions::default() };
-        save_adapter(out, adapter, table, dialect, &options).map_err(|error| {
+        let options = WriteOptions { tokens: choice.policy(), ..WriteOptions::default() };
+        let rounded = save_adapter(out, adapter, table, dialect, &options).map_err(|error| {
             let about_tokens = matches!(error, AdapterError::CannotHold { .. }) && !adapter.tokens.is_empty();
             let failure = Failure::from(error);
             match about_tokens && choice == TokenChoice::Refuse {
@@ -242,7 +247,9 @@ impl OutputOptions {
                 ),
                 false => failure,
             }
-        })
+        })?;
+        tell_rounded(context, dialect, rounded);
+        Ok(())
     }
 }
 

@@ -114,12 +114,12 @@ pub fn run(context: &Context, args: &ExtractArgs) -> Result {
     }
     let names = format!("{} - {}", model::short_name(&args.tuned), model::short_name(&args.base));
     extracted.adapter.metadata.insert("scumble_extracted".into(), names);
-    args.output.write(&args.out, &extracted.adapter, &table, dialect, TokenChoice::Refuse)?;
+    args.output.write(context, &args.out, &extracted.adapter, &table, dialect, TokenChoice::Refuse)?;
     tell(context, args, &extracted);
     Ok(Outcome::Done)
 }
 
-/// The towers that both models have; one that only one of them has is a mistake.
+/// The towers that both models have; one that only the tuned model has is a mistake.
 fn pairs<'f>(args: &ExtractArgs, base: &'f TowerFiles, tuned: &'f TowerFiles) -> Result<Vec<TowerPair<'f>>> {
     let towers: [(Tower, &'f Option<Component>, &'f Option<Component>); 2] = [
         (Tower::UNet, &base.unet, &tuned.unet),

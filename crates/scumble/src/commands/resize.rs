@@ -75,8 +75,7 @@ impl RuleKind {
             (_, Some(energy), ..) => RankRule::Energy(energy),
             (_, _, Some(norm), ..) => RankRule::Norm(norm),
             (_, _, _, Some(sum), _) => RankRule::Sum(sum),
-            (.., Some(ratio)) => RankRule::Ratio(ratio),
-            _ => RankRule::Lossless,
+            (.., ratio) => RankRule::Ratio(ratio.unwrap_or(f64::INFINITY)),
         }
     }
 }
@@ -85,7 +84,7 @@ impl RuleKind {
 pub fn run(context: &Context, args: &ResizeArgs) -> Result {
     args.output.check_target(&args.out)?;
     let dtype = adapter_files::dtype(args.output.dtype.as_deref())?;
-    let (table, files) = args.base.load_all(std::slice::from_ref(&args.input))?;
+    let (table, files) = args.base.load_all(context, std::slice::from_ref(&args.input))?;
     let dialect = adapter_files::dialect(args.output.format.as_deref(), &files)?;
     let adapter = &files[0].loaded.adapter;
     let backend = context.backend_with(Some(1))?;
@@ -103,11 +102,12 @@ pub fn run(context: &Context, args: &ResizeArgs) -> Result {
         resized = resized.to_dtype(dtype)?;
         resized.check_finite()?;
     }
-    args.output.write(&args.out, &resized, &table, dialect, args.tokens.tokens)?;
-    losses::tell(context, &report);
     let bytes = |path: &PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let before = bytes(&args.input);
+    args.output.write(context, &args.out, &resized, &table, dialect, args.tokens.tokens)?;
+    losses::tell(context, &report);
     let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-    let (before, after) = (bytes(&args.input), bytes(&args.out));
+    let after = bytes(&args.out);
     context.terminal.status(&format!("{} -> {}", megabytes(before), megabytes(after)));
     if args.output.json {
         let mut result = losses::to_json(&report);

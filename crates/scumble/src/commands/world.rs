@@ -1,6 +1,7 @@
 //! `scumble world`: looks at the drawn little world. For maintainers: contact sheets, samples with captions, and the
 //! pictures of the new subjects and styles.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -134,6 +135,11 @@ fn enlarged_by(painting: Painting, times: usize) -> Painting {
 
 fn sheet(context: &Context, args: &SheetArgs) -> Result {
     args.drawing.check()?;
+    if args.out.exists() {
+        return Err(
+            Failure::new(format!("`{}` is there already", args.out.display())).hint("choose another --out")
+        );
+    }
     let styles: Vec<Style> = Style::BASE.into_iter().chain(Style::NOVEL).collect();
     let enlarged = |scene: &Scene| -> Result<Option<Picture>> {
         Ok(Some(picture(enlarged_by(scene.paint(args.drawing.size), (320 / args.drawing.size).max(1)))?))
@@ -178,7 +184,7 @@ fn write_all(context: &Context, folder: &Path, pictures: impl Iterator<Item = (P
         let path = folder.join(format!("{count:03}.png"));
         png::write(&path, &picture(painting)?, &[])?;
         let path = path.with_extension("txt");
-        std::fs::write(&path, format!("{caption}\n")).map_err(|error| failed(&path, error))?;
+        scumble_model::files::atomic_write(&path, |file| writeln!(file, "{caption}"))?;
     }
     context.terminal.status(&format!("drew {count} pictures in {}", folder.display()));
     Ok(Outcome::Done)

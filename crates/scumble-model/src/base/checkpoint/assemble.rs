@@ -133,14 +133,15 @@ impl Checkpoint {
             };
             let spelled = self.spelling.get(key);
             match place {
+                Place::As(key) if self.is_extended(part, name) => {
+                    let key = spelled.map_or(key, |spelled| spelled.name.clone());
+                    view.head(source, name, key, self.vocabulary)?
+                }
                 Place::Third(key, third) => packed.entry(key).or_default()[third] = Some(name.clone()),
                 _ if spelled.is_some() => {
                     if let Some(spelled) = spelled {
                         view.reshaped(source, name, spelled.name.clone(), spelled.shape.clone())?;
                     }
-                }
-                Place::As(key) if self.is_extended(part, name) => {
-                    view.head(source, name, key, self.vocabulary)?
                 }
                 Place::As(key) => view.whole(source, name, key)?,
                 Place::Transposed(key) => view.transposed(source, name, key)?,

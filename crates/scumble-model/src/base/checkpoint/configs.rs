@@ -8,8 +8,20 @@ use serde_json::{Map, Value, json};
 
 use super::{Architecture, Checkpoint, FOLDER_KEY, Part, Purpose};
 use crate::base::{BaseOptions, Component, Family, derive, prediction, read_object};
-use crate::files::{FileError, Result, TensorSource};
+use crate::files::{FileError, Result, TensorSource, read_text};
 use crate::tokenizer::{CLIP_VOCABULARY, Pad, clip_files};
+
+/// What a tokenizer's folder may hold.
+const TOKENIZER_FILES: [&str; 6] = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+/// CLIP's vocabulary takes a megabyte, `tokenizer.json` three.
+const MAX_TOKENIZER: u64 = 16 << 20;
 
 /// All of a folder's configurations together take a few kilobytes.
 const MAX_EMBEDDED: usize = 1 << 20;
@@ -107,8 +119,8 @@ impl Checkpoint {
         options: &BaseOptions,
     ) -> Result<()> {
         for (part, component) in &self.parts {
-            let name = format!("{}/config.json", part.folder());
-            self.files.entry(name).or_insert_with(|| pretty(&component.config));
+            // Those of a side-car are meant instead of what the file carries.
+            self.files.insert(format!("{}/config.json", part.folder()), pretty(&component.config));
         }
         let scheduler = "scheduler/scheduler_config.json";
         let side_car =
@@ -127,8 +139,8 @@ impl Checkpoint {
                 config
             }
         };
-        self.files.entry(scheduler.into()).or_insert_with(|| pretty(&scheduler_config));
-        self.complete_tokenizers(path)?;
+        self.files.insert(scheduler.into(), pretty(&scheduler_config));
+        self.complete_tokenizers(path, options)?;
         let index = match embedded_object(path, &self.files, "model_index.json")? {
             Some(index) => present_only(index, self),
             None => model_index(self.architecture, self.purpose, &scheduler_config),
@@ -137,53 +149,38 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn complete_tokenizers(&mut self, path: &Path) -> Result<()> {
+    fn complete_tokenizers(&mut self, path: &Path, options: &BaseOptions) -> Result<()> {
         for (part, folder, pad) in self.tokenizers() {
+            for name in TOKENIZER_FILES {
+                let side_car = options.config.as_ref().map(|config| config.join(folder).join(name));
+                if let Some(file) = side_car.filter(|file| file.is_file()) {
+                    self.files.insert(format!("{folder}/{name}"), read_text(&file, MAX_TOKENIZER)?);
+                }
+            }
             let rows = self.parts.get(&part).and_then(|part| part.weights.info(super::tokens::TABLE));
             let rows = rows.and_then(|info| info.shape.first().copied()).unwrap_or(CLIP_VOCABULARY);
             let size = rows.min(CLIP_VOCABULARY);
-            let [(_, vocabulary), (_, merges), ..] = clip_files(size, Pad::End).map_err(|error| {
+            let made = clip_files(size, pad).map_err(|error| {
                 FileError::malformed(path, "checkpoint", format!("no tokenizer of {size} tokens: {error}"))
             })?;
-            let token = |content: &str, normalized: bool| {
-                json!({ "__type": "AddedToken", "content": content, "lstrip": false, "normalized": normalized,
-                    "rstrip": false, "single_word": false })
-            };
-            let (start, end) = ("<|startoftext|>", "<|endoftext|>");
-            let config = json!({
-                "add_prefix_space": false, "bos_token": token(start, true), "do_lower_case": true,
-                "eos_token": token(end, true), "errors": "replace", "model_max_length": 77, "pad_token": pad,
-                "tokenizer_class": "CLIPTokenizer", "unk_token": token(end, true),
-            });
-            let plain = |content: &str| {
-                json!({ "content": content, "lstrip": false, "normalized": true, "rstrip": false,
-                    "single_word": false })
-            };
-            let map = json!({
-                "bos_token": plain(start), "eos_token": plain(end), "pad_token": pad, "unk_token": plain(end),
-            });
-            let mut add = |name: &str, text: String| {
+            for (name, text) in made {
                 self.files.entry(format!("{folder}/{name}")).or_insert(text);
-            };
-            add("tokenizer_config.json", pretty(&config));
-            add("special_tokens_map.json", pretty(&map));
-            add("vocab.json", vocabulary);
-            add("merges.txt", merges);
+            }
             self.vocabulary = self.vocabulary.max(size);
         }
         Ok(())
     }
 
     /// Text encoders with their tokenizers' folders and padding.
-    pub(super) fn tokenizers(&self) -> Vec<(Part, &'static str, &'static str)> {
-        const END: &str = "<|endoftext|>";
+    pub(super) fn tokenizers(&self) -> Vec<(Part, &'static str, Pad)> {
         match self.architecture {
-            Architecture::Sd1 => vec![(Part::TextEncoder, "tokenizer", END)],
-            Architecture::Sd2 => vec![(Part::TextEncoder, "tokenizer", "!")],
-            Architecture::Sdxl => {
-                vec![(Part::TextEncoder, "tokenizer", END), (Part::TextEncoder2, "tokenizer_2", "!")]
-            }
-            Architecture::SdxlRefiner => vec![(Part::TextEncoder2, "tokenizer_2", "!")],
+            Architecture::Sd1 => vec![(Part::TextEncoder, "tokenizer", Pad::End)],
+            Architecture::Sd2 => vec![(Part::TextEncoder, "tokenizer", Pad::ExclamationMark)],
+            Architecture::Sdxl => vec![
+                (Part::TextEncoder, "tokenizer", Pad::End),
+                (Part::TextEncoder2, "tokenizer_2", Pad::ExclamationMark),
+            ],
+            Architecture::SdxlRefiner => vec![(Part::TextEncoder2, "tokenizer_2", Pad::ExclamationMark)],
         }
     }
 }

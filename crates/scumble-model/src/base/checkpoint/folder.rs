@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::single::EMA;
 use super::{
-    Architecture, Checkpoint, EXTRAS_FILE, Layout, OpenOptions, Part, Purpose, SPELLING_KEY, Spelling, tokens,
+    Architecture, Checkpoint, EXTRAS_FILE, Ema, OpenOptions, Part, Purpose, SPELLING_KEY, Spelling, tokens,
 };
 use crate::base::folder::open_weights;
 use crate::base::names::{text, vae};
@@ -22,6 +23,7 @@ const PARTS: [Part; 4] = [Part::Unet, Part::TextEncoder, Part::TextEncoder2, Par
 
 /// Opens the folder; `name` is what the user called it.
 pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<Checkpoint> {
+    check_options(name, options)?;
     let mut listings: Vec<(Part, BTreeSet<String>)> = Vec::new();
     for part in PARTS {
         let entries = std::fs::read_dir(folder.join(part.folder())).into_iter().flatten().flatten();
@@ -34,7 +36,7 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
     let variant = options.base.variant.as_deref();
     check_variant(name, &listings, variant)?;
     let mut parts = BTreeMap::new();
-    let mut left_out = Vec::new();
+    let mut left_out = loose_weights(folder);
     for (part, files) in &listings {
         let place = folder.join(part.folder());
         let Some(file) = choose(*part, files, variant) else { continue };
@@ -63,12 +65,12 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
         unet.weights.info("conv_in.weight").and_then(|info| info.shape.get(1).copied()).unwrap_or(0);
     let class = unet.weights.names().iter().any(|name| name.starts_with("class_embedding."));
     let (extras, metadata, spelling, extras_are_complete) = extras(folder)?;
+    let extras = wanted(&extras, options)?;
     let (learned, vocabulary) = tokens::of_folder(folder, &parts)?;
     Ok(Checkpoint {
         name: name.into(),
         architecture,
         purpose: Purpose::of(channels, class),
-        layout: Layout::Folder,
         parts,
         metadata,
         left_out,
@@ -80,6 +82,52 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
         learned,
         vocabulary,
     })
+}
+
+/// Options that mean nothing for a folder are mistakes.
+fn check_options(name: &str, options: &OpenOptions) -> Result<()> {
+    let refuse = |reason: &str, hint: &str| {
+        Err(FileError::Unsupported { base: name.into(), reason: reason.into(), hint: hint.into() })
+    };
+    if options.base.config.is_some() {
+        return refuse("a folder has configurations of its own", "leave `--config` out");
+    }
+    if options.ema == Ema::Use {
+        return refuse(
+            "averaged weights are used when a single file is read",
+            "make the folder from the file again, with `--ema use`",
+        );
+    }
+    Ok(())
+}
+
+/// Weight files beside the parts, which no layout takes along.
+fn loose_weights(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut loose: Vec<String> = names
+        .filter(|name| name != EXTRAS_FILE && is_weight_file(name))
+        .map(|name| format!("`{}`: weights beside the model's parts", printable(&name)))
+        .collect();
+    loose.sort();
+    loose
+}
+
+/// Whether a file's name is that of weights, or of the list of their shards.
+pub(super) fn is_weight_file(name: &str) -> bool {
+    let endings = [".safetensors", ".bin", ".ckpt", ".msgpack", ".onnx", ".pb"];
+    endings.iter().any(|ending| name.ends_with(ending)) || name.contains(".index.")
+}
+
+/// The extras without what the options leave out.
+fn wanted(extras: &Arc<dyn TensorSource>, options: &OpenOptions) -> Result<Arc<dyn TensorSource>> {
+    let mut view = View::new(extras.describe(), BTreeMap::new());
+    for name in extras.names() {
+        if !options.prune && (options.ema == Ema::Keep || !name.starts_with(EMA)) {
+            view.whole(extras, &name, name.clone())?;
+        }
+    }
+    Ok(Arc::new(view))
 }
 
 /// Old spellings in today's words; what only counts is left out.

@@ -114,8 +114,6 @@ pub struct Checkpoint {
     pub architecture: Architecture,
     /// What its UNet's inputs are for.
     pub purpose: Purpose,
-    /// How it lies on disk.
-    pub layout: Layout,
     /// Its parts under diffusers' names; a source may be replaced by one with the same names and sizes.
     pub parts: BTreeMap<Part, Component>,
     /// A single file's metadata, or what its folder kept of it.
@@ -132,8 +130,8 @@ pub struct Checkpoint {
     files: BTreeMap<String, String>,
     /// The folder it is, if it is one.
     folder: Option<PathBuf>,
-    /// Tokens with rows behind the vocabulary's, in row order.
-    learned: Vec<String>,
+    /// Tokens with rows behind the vocabulary's, with their ids.
+    learned: Vec<(String, usize)>,
     /// Rows of the vocabulary without learned tokens.
     vocabulary: usize,
 }

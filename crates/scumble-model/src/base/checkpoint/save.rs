@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Checkpoint, EXTRAS_FILE, FOLDER_KEY, Layout, Part, SPELLING_KEY, tokens, write_embedding};
+use super::folder::is_weight_file;
+use super::{
+    Checkpoint, EXTRAS_FILE, FOLDER_KEY, Layout, Part, SPELLING_KEY, configs, tokens, write_embedding,
+};
 use crate::files::{
     AtomicFolder, FileError, Result, Watch, atomic_write, write_safetensors_from, write_state_dict,
 };
@@ -24,28 +27,67 @@ impl Checkpoint {
             Layout::Folder => self.save_folder(path, watch).map(|()| Saved::default()),
             Layout::Safetensors | Layout::Ckpt => {
                 let source = self.assembled()?;
-                let metadata = self.single_metadata();
+                let metadata = self.single_metadata(path)?;
+                let saved = self.save_learned(path, layout)?;
                 if layout == Layout::Ckpt {
                     write_state_dict(path, source.as_ref(), &metadata, watch)?;
                 } else {
                     write_safetensors_from(path, source.as_ref(), &metadata, watch)?;
                 }
-                self.save_learned(path)
+                Ok(saved)
             }
         }
     }
 
-    fn single_metadata(&self) -> BTreeMap<String, String> {
+    fn single_metadata(&self, path: &Path) -> Result<BTreeMap<String, String>> {
         let mut metadata = self.metadata.clone();
-        if self.layout == Layout::Folder {
+        if self.folder.is_some() {
             metadata.entry("format".into()).or_insert_with(|| "pt".into());
-            metadata.insert(FOLDER_KEY.into(), json!(self.files).to_string());
+            metadata.insert(FOLDER_KEY.into(), json!(self.files_without_learned(path)?).to_string());
         }
-        metadata
+        Ok(metadata)
+    }
+
+    /// The configurations of the model that a single file holds: without the learned rows, which go beside it.
+    fn files_without_learned(&self, path: &Path) -> Result<BTreeMap<String, String>> {
+        let mut files = self.files.clone();
+        if self.learned.is_empty() {
+            return Ok(files);
+        }
+        // They list the tokens; without them the vocabulary's own are made anew.
+        for name in ["added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            files.remove(&format!("tokenizer/{name}"));
+        }
+        let name = "text_encoder/config.json";
+        if let Some(mut config) = configs::embedded_object(path, &files, name)? {
+            config["vocab_size"] = json!(self.vocabulary);
+            files.insert(name.into(), configs::pretty(&config));
+        }
+        Ok(files)
+    }
+
+    /// Embedding files that writing a single file at `path` makes beside it, one for each learned token, in their order.
+    pub fn embedding_files(&self, path: &Path, layout: Layout) -> Vec<PathBuf> {
+        if layout == Layout::Folder || !self.parts.contains_key(&Part::TextEncoder) {
+            return Vec::new();
+        }
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut files: Vec<PathBuf> = Vec::with_capacity(self.learned.len());
+        for (token, id) in &self.learned {
+            let file = path.with_file_name(format!("{stem}.{}.pt", plain(token)));
+            // Tokens that differ in signs alone would share a name.
+            let taken = files.contains(&file);
+            files.push(if taken {
+                path.with_file_name(format!("{stem}.{}-{id}.pt", plain(token)))
+            } else {
+                file
+            });
+        }
+        files
     }
 
     /// Learned rows do not fit a single file's table, which has the vocabulary's size for its readers.
-    fn save_learned(&self, path: &Path) -> Result<Saved> {
+    fn save_learned(&self, path: &Path, layout: Layout) -> Result<Saved> {
         let mut saved = Saved::default();
         let Some(text) = self.parts.get(&Part::TextEncoder).filter(|_| !self.learned.is_empty()) else {
             return Ok(saved);
@@ -55,16 +97,14 @@ impl Checkpoint {
         let width = table.shape().last();
         let row_bytes = width * table.dtype().size();
         let bytes = table.bytes().map_err(engine)?;
-        for (index, token) in self.learned.iter().enumerate() {
-            let start = (self.vocabulary + index) * row_bytes;
+        let files = self.embedding_files(path, layout);
+        for ((token, id), file) in self.learned.iter().zip(files) {
+            let start = id * row_bytes;
             let row = bytes.get(start..start + row_bytes).ok_or_else(|| {
                 FileError::tensor(path, tokens::TABLE, format!("a row for `{token}`"), "fewer rows")
             })?;
             let row = scumble_tensor::Tensor::from_bytes(table.dtype(), row, &[1, width]).map_err(engine)?;
-            let plain: String = token.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let file = path.with_file_name(format!("{stem}.{plain}.pt"));
-            write_embedding(&file, &plain, &row)?;
+            write_embedding(&file, token, &row)?;
             saved.embeddings.push(file);
         }
         Ok(saved)
@@ -73,13 +113,15 @@ impl Checkpoint {
     fn save_folder(&self, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
         let folder = AtomicFolder::create(path)?;
         let root = folder.path();
-        if let Some(source) = &self.folder {
-            copy_others(source, root, 0)?;
-        }
-        for (name, text) in &self.files {
-            let file = root.join(name);
-            make_parent(&file)?;
-            atomic_write(&file, |file| std::io::Write::write_all(file, text.as_bytes()))?;
+        match &self.folder {
+            Some(source) => copy_others(source, root, 0)?,
+            None => {
+                for (name, text) in &self.files {
+                    let file = root.join(name);
+                    make_parent(&file)?;
+                    atomic_write(&file, |file| std::io::Write::write_all(file, text.as_bytes()))?;
+                }
+            }
         }
         for (part, component) in &self.parts {
             let file = root.join(part.folder()).join(part.weight_file());
@@ -99,6 +141,12 @@ impl Checkpoint {
         }
         folder.commit()
     }
+}
+
+/// A token's letters and digits, as file names take them.
+fn plain(token: &str) -> String {
+    let plain: String = token.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
+    if plain.is_empty() { "token".into() } else { plain }
 }
 
 fn make_parent(file: &Path) -> Result<()> {
@@ -123,12 +171,11 @@ fn copy_others(from: &Path, to: &Path, depth: usize) -> Result<()> {
         }
         let parts = [Part::Unet, Part::TextEncoder, Part::TextEncoder2, Part::Vae];
         let in_part = from.file_name().is_some_and(|name| parts.iter().any(|part| name == part.folder()));
-        let endings = [".safetensors", ".bin", ".ckpt", ".index.json", ".msgpack", ".onnx", ".pb"];
-        let is_weights = endings.iter().any(|ending| name.ends_with(ending)) || name.contains(".index.");
-        if is_weights && (in_part || depth == 0) {
+        if is_weight_file(&name) && (in_part || depth == 0) {
             continue;
         }
         std::fs::copy(&source, &target)
+            .and_then(|_| std::fs::File::open(&target)?.sync_all())
             .map_err(|source| FileError::Write { file: target.clone(), source })?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::assemble::{Place, Places};
 use super::family::{Tower, UNET, VAE};
-use super::{Architecture, Checkpoint, Ema, Layout, OpenOptions, Part, Purpose, Spelling, configs};
+use super::{Architecture, Checkpoint, Ema, OpenOptions, Part, Purpose, Spelling, configs};
 use crate::base::names::text::{self, OpenClip};
 use crate::base::names::unet::Blocks;
 use crate::base::names::vae;
@@ -14,7 +14,7 @@ use crate::base::single::kept_layers;
 use crate::base::view::{Renamed, View};
 use crate::files::{FileError, Result, TensorSource, open_any, printable};
 
-const EMA: &str = "model_ema.";
+pub(super) const EMA: &str = "model_ema.";
 
 /// Opens the file; `name` is what the user called it.
 pub(super) fn open(name: &str, path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
@@ -42,11 +42,6 @@ pub(super) fn open(name: &str, path: &Path, options: &OpenOptions) -> Result<Che
         name: name.into(),
         architecture,
         purpose: Purpose::of(channels, class),
-        layout: if path.extension().is_some_and(|e| e == "safetensors") || wrapper.is_empty() {
-            Layout::Safetensors
-        } else {
-            Layout::Ckpt
-        },
         parts,
         metadata: source.metadata().clone(),
         left_out,

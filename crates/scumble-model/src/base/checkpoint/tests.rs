@@ -129,6 +129,49 @@ fn unused_layers_averages_and_odd_spellings_come_back() {
     assert!(error.to_string().contains("no averaged weights"), "{error}");
 }
 
+/// Rows behind the vocabulary go into files beside a single file, and what is left is a model that can be opened.
+#[test]
+fn learned_tokens_leave_a_model_that_opens() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = save(&fixtures().join("tiny-sd1"), &temporary.path().join("m"), Layout::Folder);
+    let path = folder.join("text_encoder/model.safetensors");
+    let file = SafetensorsFile::open(&path).unwrap();
+    let mut tensors: Vec<_> = file.names().into_iter().map(|n| (n.clone(), file.read(&n).unwrap())).collect();
+    let (_, table) = tensors.iter_mut().find(|(name, _)| name == tokens::TABLE).unwrap();
+    let (rows, width) = (table.shape().first(), table.shape().last());
+    let mut values = table.to_vec::<f32>().unwrap();
+    // The first id is free: rows are found by id, not by counting.
+    values.extend((0..3 * width).map(|i| (i / width + 1) as f32));
+    *table = Tensor::from_slice(&values, &[rows + 3, width]).unwrap().to_dtype(DType::F16).unwrap();
+    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let config = folder.join("text_encoder/config.json");
+    let mut value: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    value["vocab_size"] = (rows + 3).into();
+    std::fs::write(&config, value.to_string()).unwrap();
+    let added = serde_json::json!({ "<cat>": rows + 1, "[cat]": rows + 2 });
+    std::fs::write(folder.join("tokenizer/added_tokens.json"), added.to_string()).unwrap();
+
+    let single = temporary.path().join("a.safetensors");
+    let opened = open(&folder);
+    let promised = opened.embedding_files(&single, Layout::Safetensors);
+    let saved = opened.save(&single, Layout::Safetensors, &mut |_| ()).unwrap();
+    assert_eq!(saved.embeddings, promised);
+    assert_eq!(promised.len(), 2);
+    for (file, value) in promised.iter().zip([2.0, 3.0]) {
+        let source = open_any(file).unwrap();
+        let name = source.names().into_iter().find(|name| name.starts_with("string_to_param")).unwrap();
+        assert_eq!(source.read(&name).unwrap().to_vec::<f32>().unwrap(), vec![value; width]);
+    }
+    let backend = scumble_tensor::reference::ReferenceBackend;
+    for path in [single.clone(), save(&single, &temporary.path().join("back"), Layout::Folder)] {
+        let base = BaseFiles::open(path.to_str().unwrap(), &BaseOptions::default()).unwrap();
+        let text = &base.text_encoder;
+        crate::text_encoder::TextEncoder::load(&text.config, text.weights.as_ref(), &backend, DType::F32)
+            .unwrap();
+        assert_eq!(base.tokenizer.open().unwrap().vocab_size(), rows);
+    }
+}
+
 #[test]
 fn a_name_without_a_place_is_refused_and_nothing_is_left_behind() {
     let temporary = tempfile::tempdir().unwrap();

@@ -11,8 +11,11 @@ use crate::tokenizer::Tokenizer;
 /// The text encoder's table.
 pub(super) const TABLE: &str = "text_model.embeddings.token_embedding.weight";
 
-/// The learned tokens in row order, and how many rows are before them.
-pub(super) fn of_folder(folder: &Path, parts: &BTreeMap<Part, Component>) -> Result<(Vec<String>, usize)> {
+/// Learned tokens with their ids, which are their rows.
+type Learned = Vec<(String, usize)>;
+
+/// The learned tokens, and how many rows are before them.
+pub(super) fn of_folder(folder: &Path, parts: &BTreeMap<Part, Component>) -> Result<(Learned, usize)> {
     let tokenizer = folder.join("tokenizer");
     let rows = parts.get(&Part::TextEncoder).and_then(|part| part.weights.info(TABLE));
     let rows = rows.and_then(|info| info.shape.first().copied()).unwrap_or(0);
@@ -21,7 +24,8 @@ pub(super) fn of_folder(folder: &Path, parts: &BTreeMap<Part, Component>) -> Res
     }
     let opened = Tokenizer::from_folder(&tokenizer)
         .map_err(|error| FileError::malformed(&tokenizer, "tokenizer", error.to_string()))?;
-    let learned = opened.learned_tokens();
-    let vocabulary = learned.first().map_or(rows, |(_, id)| *id as usize);
-    Ok((learned.into_iter().map(|(token, _)| token).collect(), vocabulary))
+    let learned: Learned =
+        opened.learned_tokens().into_iter().map(|(token, id)| (token, id as usize)).collect();
+    let vocabulary = if learned.is_empty() { rows } else { opened.own_ids() };
+    Ok((learned, vocabulary))
 }

@@ -7,7 +7,8 @@ mod step;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::args::Precision;
+use scumble_train::config::Precision;
+
 use crate::context::Context;
 use crate::failure::Result;
 

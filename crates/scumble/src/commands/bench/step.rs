@@ -92,7 +92,7 @@ fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, me
     if args.json {
         let line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
-            "precision": args.precision.dtype().name(), "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
+            "precision": args.precision.name(), "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
             "threads": threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
             "peak_rss_gb": round(peak_rss_gb, 2), "trained": trained,
         });
@@ -100,7 +100,7 @@ fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, me
     } else {
         context.terminal.result(&format!(
             "{arch} {} on {backend}: {step_s:.2} s a step, {forward_s:.2} s forward, {peak_rss_gb:.2} GB, {trained} trained",
-            args.precision.dtype()
+            args.precision
         ));
     }
 }

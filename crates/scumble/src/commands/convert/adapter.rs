@@ -3,14 +3,12 @@
 use clap::{Args, ValueEnum};
 use scumble_adapter::ModuleTable;
 use scumble_adapter::dialect::family::guess_family;
-use scumble_adapter::dialect::{
-    Dialect, Loaded, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter, save_adapter, writable,
-};
+use scumble_adapter::dialect::{Loaded, ReadOptions, WriteOptions, load_adapter, save_adapter};
 use scumble_adapter::names::Naming;
 use scumble_adapter::positional::Generation;
 
 use super::ConvertArgs;
-use crate::commands::adapter_files::{TokenChoice, table_for};
+use crate::commands::adapter_files::{self, TokenChoice, table_for};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
@@ -18,7 +16,7 @@ use crate::failure::{Failure, Outcome, Result};
 #[derive(Args)]
 #[command(next_help_heading = "Adapters and embeddings")]
 pub struct AdapterOptions {
-    /// The base they were made for: sd1, sd2, sdxl, or a model's folder, file or name on the Hub [default: told by names and sizes]
+    /// The base they were made for: sd1, sd2, sdxl, or a model's folder (for SD 1 and 2 also a file or a name on the Hub) [default: told by names and sizes]
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
     /// Take what fits when some tensors of the input have no place, and say what was left
@@ -39,6 +37,22 @@ pub struct AdapterOptions {
     /// For original: the order of modules in diffusers up to 0.14, or from 0.15 on [default: as the input, else 0.14]
     #[arg(long, value_name = "ORDER")]
     pub order: Option<OrderChoice>,
+}
+
+impl AdapterOptions {
+    /// One of the options that was used.
+    pub fn given(&self) -> Option<&'static str> {
+        let used = [
+            ("--base", self.base.is_some()),
+            ("--allow-partial", self.allow_partial),
+            ("--tokens", self.tokens != TokenChoice::Refuse),
+            ("--token", self.token.is_some()),
+            ("--rename-token", self.rename_token.is_some()),
+            ("--names", self.names.is_some()),
+            ("--order", self.order.is_some()),
+        ];
+        used.into_iter().find_map(|(option, is_used)| is_used.then_some(option))
+    }
 }
 
 /// Names in kohya files.
@@ -63,7 +77,8 @@ pub enum OrderChoice {
 
 /// Reads in any dialect, writes in the one asked for.
 pub fn run(context: &Context, args: &ConvertArgs) -> Result {
-    let dialect = dialect(args)?;
+    let to = args.to.as_deref().ok_or_else(|| Failure::usage("adapters need a dialect: pass --to"))?;
+    let dialect = adapter_files::dialect(Some(to), &[])?;
     check_target(args)?;
     let (mut loaded, table) = load(args)?;
     if !loaded.report.is_complete() {
@@ -76,12 +91,8 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
             .hint("without them nothing is left; convert it to a1111-embedding or diffusers-embedding"));
     }
     let options = WriteOptions {
-        dtype: args.dtype.dtype(),
-        tokens: match choice.tokens {
-            TokenChoice::Refuse => TokenPolicy::Refuse,
-            TokenChoice::Bundle => TokenPolicy::Bundle,
-            TokenChoice::Omit => TokenPolicy::Omit,
-        },
+        dtype: adapter_files::dtype(args.dtype.as_deref())?,
+        tokens: choice.tokens.policy(),
         generation: choice.order.map(|order| match order {
             OrderChoice::UpTo014 => Generation::UpTo014,
             OrderChoice::From015 => Generation::From015,
@@ -91,7 +102,8 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
             NamesChoice::Compvis => Naming::CompVis,
         }),
     };
-    save_adapter(&args.output, &loaded.adapter, &table, dialect, &options)?;
+    let rounded = save_adapter(&args.output, &loaded.adapter, &table, dialect, &options)?;
+    adapter_files::tell_rounded(context, dialect, rounded);
     let adapter = &loaded.adapter;
     context.terminal.status(&format!(
         "{} -> {}: {} modules, {} tokens",
@@ -102,18 +114,6 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     ));
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
-}
-
-fn dialect(args: &ConvertArgs) -> Result<&'static dyn Dialect> {
-    let found = args.to.as_deref().and_then(by_name).filter(|dialect| dialect.is_writable());
-    found.ok_or_else(|| {
-        let names: Vec<&str> = writable().iter().map(|dialect| dialect.name()).collect();
-        Failure::usage(match &args.to {
-            Some(to) => format!("adapters have no dialect `{to}`"),
-            None => "adapters need a dialect: pass --to".to_owned(),
-        })
-        .hint(format!("there are {}", names.join(", ")))
-    })
 }
 
 /// Adapters are written as safetensors; a name that promises something else would mislead every reader.

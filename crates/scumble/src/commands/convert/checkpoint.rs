@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use scumble_model::base::checkpoint::{Checkpoint, Ema, Layout, OpenOptions};
 
 use super::ConvertArgs;
+use crate::commands::adapter_files;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 use crate::terminal::Progress;
@@ -27,6 +28,19 @@ pub struct CheckpointOptions {
     /// Weight files of a folder to take where there are several kinds, such as fp16
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
+}
+
+impl CheckpointOptions {
+    /// One of the options that was used.
+    pub fn given(&self) -> Option<&'static str> {
+        let used = [
+            ("--ema", self.ema != EmaChoice::Keep),
+            ("--prune", self.prune),
+            ("--config", self.config.is_some()),
+            ("--variant", self.variant.is_some()),
+        ];
+        used.into_iter().find_map(|(option, is_used)| is_used.then_some(option))
+    }
 }
 
 /// What becomes of averaged weights.
@@ -53,7 +67,7 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
         EmaChoice::Drop => Ema::Drop,
     };
     let mut checkpoint = Checkpoint::open(&args.input.to_string_lossy(), &open)?;
-    if let Some(dtype) = args.dtype.dtype() {
+    if let Some(dtype) = adapter_files::dtype(args.dtype.as_deref())? {
         checkpoint.cast(dtype);
     }
     context.terminal.status(&format!("{}, {}", checkpoint.architecture, checkpoint.purpose));
@@ -63,9 +77,35 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     if !checkpoint.left_out.is_empty() {
         context.terminal.status(&format!("{} tensors are left out", checkpoint.left_out.len()));
     }
+    check_target(&checkpoint, args, layout)?;
     save(context, &checkpoint, &args.output, layout)?;
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
+}
+
+/// What replacing must not do: remove a folder that is no model, or files that were not named.
+fn check_target(checkpoint: &Checkpoint, args: &ConvertArgs, layout: Layout) -> Result<()> {
+    let out = &args.output;
+    let whole = |path: &Path| path.canonicalize().ok();
+    if let (Some(input), Some(output)) = (whole(&args.input), whole(out))
+        && input != output
+        && input.starts_with(&output)
+    {
+        return Err(Failure::new(format!("`{}` lies in `{}`", args.input.display(), out.display()))
+            .hint("it would be replaced together with the folder; choose another name"));
+    }
+    let is_empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if out.is_dir() && !out.join("model_index.json").is_file() && !is_empty() {
+        return Err(Failure::new(format!("`{}` is a folder, and no model", out.display()))
+            .hint("choose another name; only a model's folder is replaced"));
+    }
+    if let Some(there) = checkpoint.embedding_files(out, layout).iter().find(|file| file.exists())
+        && !args.force
+    {
+        return Err(Failure::new(format!("the learned token's file `{}` is already there", there.display()))
+            .hint("choose another name, or pass --force to replace it"));
+    }
+    Ok(())
 }
 
 /// The layout that was asked for, or that the name's ending says.

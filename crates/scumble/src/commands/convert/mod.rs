@@ -5,9 +5,8 @@ pub mod checkpoint;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use scumble_adapter::dialect::{FileKind, is_adapter_file};
-use scumble_tensor::DType;
 
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -25,9 +24,9 @@ pub struct ConvertArgs {
     /// ending of OUT says]
     #[arg(long, value_name = "DIALECT")]
     pub to: Option<String>,
-    /// Element type to store
-    #[arg(long, value_name = "TYPE", default_value = "keep")]
-    pub dtype: StoredType,
+    /// Element type to store: f32, f16 or bf16 [default: as the input]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<String>,
     /// Replace what is already at OUT
     #[arg(long)]
     pub force: bool,
@@ -37,38 +36,27 @@ pub struct ConvertArgs {
     pub checkpoint: checkpoint::CheckpointOptions,
 }
 
-/// Element type of the written tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StoredType {
-    /// As the input has it.
-    Keep,
-    /// 32-bit floating point.
-    F32,
-    /// 16-bit floating point.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
-
-impl StoredType {
-    /// The type, unless the input's is kept.
-    pub fn dtype(self) -> Option<DType> {
-        match self {
-            Self::Keep => None,
-            Self::F32 => Some(DType::F32),
-            Self::F16 => Some(DType::F16),
-            Self::Bf16 => Some(DType::BF16),
-        }
-    }
-}
-
 /// Runs the command.
 pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     if args.output.exists() && !args.force {
         return Err(Failure::new(format!("`{}` is already there", args.output.display()))
             .hint("choose another name, or pass --force to replace it"));
     }
-    if is_adapter(&args.input)? { adapter::run(context, args) } else { checkpoint::run(context, args) }
+    if is_adapter(&args.input)? {
+        refuse_foreign("an adapter", args.checkpoint.given())?;
+        adapter::run(context, args)
+    } else {
+        refuse_foreign("a model", args.adapter.given())?;
+        checkpoint::run(context, args)
+    }
+}
+
+/// Options that would be ignored are mistakes.
+fn refuse_foreign(what: &str, given: Option<&str>) -> Result<()> {
+    match given {
+        Some(option) => Err(Failure::usage(format!("{option} means nothing: the input is {what}"))),
+        None => Ok(()),
+    }
 }
 
 /// Whether the input is an adapter or embedding; otherwise it is a model, or something that its readers name.

@@ -12,10 +12,10 @@ use scumble_model::schedule::PredictionType;
 use scumble_paint::request::Request;
 use scumble_paint::studio::{self, Folders, Step, Studio, WearOptions, Worn};
 use scumble_paint::{adapters::AdapterUse, record};
+use scumble_train::config::Precision;
 use scumble_train::picture::{Picture, png};
 
 use self::options::{AdapterOptions, PaintingOptions, StartOptions};
-use crate::args::Precision;
 use crate::commands::stop;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
@@ -111,7 +111,7 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
     {
         // Adapters stay on as long as pictures want the same ones.
         let same = worn.as_ref().is_some_and(|(on, _)| *on == adapters);
-        if !same || requests[index.saturating_sub(1)].embeddings != request.embeddings {
+        if !same {
             drop(worn.take());
             let mut note = |text: String| context.terminal.warning(&text);
             worn = Some((adapters, studio.wear(adapters, &request.embeddings, wear, &mut note)?));

@@ -21,7 +21,7 @@ pub fn run(context: &Context, args: &MergeArgs, recipe: &Recipe, folder: &Path) 
     let mode = recipe.mode.as_deref().map_or(Ok(Mode::Exact), Mode::from_name)?;
     check(recipe, mode)?;
     let paths: Vec<PathBuf> = recipe.inputs.iter().map(|input| folder.join(&input.file)).collect();
-    let (table, files) = args.base.load_all(&paths)?;
+    let (table, files) = args.base.load_all(context, &paths)?;
     check_hashes(recipe, &files)?;
     let alphas = alphas(recipe, mode)?;
     let inputs = recipe
@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: &MergeArgs, recipe: &Recipe, folder: &Path) 
     let progress = losses::Meter::new(context, modules);
     let mut merged = merge(&inputs, &table, &options, backend.as_ref(), &|done| progress.show(done))?;
     merged.adapter.metadata.insert(METADATA_KEY.into(), described(recipe, &out, &files).to_toml()?);
-    args.output.write(&out, &merged.adapter, &table, dialect, args.tokens.tokens)?;
+    args.output.write(context, &out, &merged.adapter, &table, dialect, args.tokens.tokens)?;
     tell(context, args, &out, &merged, &files);
     Ok(())
 }

@@ -20,7 +20,8 @@ use clap::{Args, Subcommand};
 
 use scumble_model::scheduler_config::read_json as read_python_json;
 
-use crate::args::Precision;
+use scumble_train::config::Precision;
+
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
