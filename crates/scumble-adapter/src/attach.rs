@@ -33,7 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use scumble_model::nn::{Branch, Difference, Kind, LowRank, Modules, Projection, Tunable, to_memory_layout};
@@ -200,12 +200,15 @@ impl Attached {
             let path = format!("{}.{}", item.tower.prefix(), item.projection.path());
             item.branch.set_scale(item.scale * strength(&path));
         }
+        self.rows.iter().for_each(|rows| rows.set_strength(strength(&rows.path)));
     }
 
-    /// The paths of the modules it sits on.
+    /// The paths of the modules that it changes, sorted, each once: branches, biases and norms.
     pub fn paths(&self) -> Vec<String> {
         let path = |item: &Mounted| format!("{}.{}", item.tower.prefix(), item.projection.path());
-        self.mounted.iter().map(path).collect()
+        let rows = self.rows.iter().map(|rows| rows.path.clone());
+        let paths: BTreeSet<String> = self.mounted.iter().map(path).chain(rows).collect();
+        paths.into_iter().collect()
     }
 
     /// Takes the branches off.
@@ -317,7 +320,7 @@ impl Fitted<'_> {
         let mut rows = Vec::new();
         let mut add = |part: &str, diff: Tensor| -> Result<()> {
             if let Some(param) = towers.param(&self.path, part) {
-                rows.push(Rows::prepare(self.tower, param, &diff)?);
+                rows.push(Rows::prepare(self.tower, &self.path, param, &diff)?);
             }
             Ok(())
         };

@@ -14,6 +14,8 @@ use crate::table::Tower;
 /// One vector, its difference and what was last put there.
 pub(crate) struct Rows {
     pub tower: Tower,
+    /// The module's path, with its tower.
+    pub path: String,
     param: Param,
     diff: Vec<f32>,
     state: Mutex<State>,
@@ -29,17 +31,20 @@ struct State {
 
 impl Rows {
     /// Checks the sizes; nothing is changed yet. Errors where the base's vector is not in host memory.
-    pub fn prepare(tower: Tower, param: &Param, diff: &Tensor) -> Result<Self> {
+    pub fn prepare(tower: Tower, path: &str, param: &Param, diff: &Tensor) -> Result<Self> {
         let base = param.value();
         base.bytes()?;
         let diff = diff.reshape(base.dims())?.to_vec::<f32>()?;
         let state = Mutex::new(State { own: base.clone(), base, strength: 0.0 });
-        Ok(Self { tower, param: param.clone(), diff, state })
+        Ok(Self { tower, path: path.into(), param: param.clone(), diff, state })
     }
 
     /// Puts `base + strength * diff` there.
     pub fn set_strength(&self, strength: f32) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if strength == state.strength {
+            return;
+        }
         let current = self.param.value();
         if !current.shares_memory_with(&state.own) && !current.shares_memory_with(&state.base) {
             // Another adapter stands on top of ours: move by the difference alone.

@@ -379,3 +379,48 @@ fn every_kind_is_tuned_taken_off_and_folded() {
     let folded = base.output();
     assert!(off(&half, &folded) < 1e-3, "{}", off(&half, &folded));
 }
+
+/// Norm weights and biases have no branch; what is set by module holds for them too.
+#[test]
+fn strengths_by_module_reach_norms_and_biases() {
+    let base = Base::load();
+    let (table, backend) = (base.towers().table(), base.backend.as_ref());
+    let untouched = base.output();
+    let mut random = Random::new(23);
+    let mut worn = Adapter::default();
+    for module in table.norms().iter().filter(|m| Tower::of(&m.path) == Some(Tower::UNet)).take(2) {
+        let mut row = || random.tensor(&[module.outputs], DType::F32);
+        let (weight, bias) = (row(), row());
+        let factors = ModuleFactors::new(&module.path, Some(Change::Full(weight)), Some(bias), None).unwrap();
+        worn.modules.insert(module.path.clone(), factors);
+    }
+    let biased = table.modules().iter().find(|m| m.path.starts_with("unet.") && m.path.ends_with("to_out.0"));
+    let biased = biased.unwrap();
+    let pair = change(&mut random, Kind::LowRank, biased, 2, DType::F32, 2.0);
+    let bias = random.tensor(&[biased.outputs], DType::F32);
+    let factors = ModuleFactors::new(&biased.path, Some(pair), Some(bias), None).unwrap();
+    worn.modules.insert(biased.path.clone(), factors);
+    let only_bias = table.modules().iter().find(|m| m.path == "unet.conv_in").unwrap();
+    let bias = random.tensor(&[only_bias.outputs], DType::F32);
+    let factors = ModuleFactors::new(&only_bias.path, None, Some(bias), None).unwrap();
+    worn.modules.insert(only_bias.path.clone(), factors);
+
+    let at = |value: f32| Strength { unet: value, text_encoder: value };
+    let attached = attach(&worn, base.towers(), at(1.0), backend).unwrap();
+    assert_eq!(attached.paths(), worn.modules.keys().cloned().collect::<Vec<_>>(), "each path once");
+    let full = base.output();
+    attached.set_strength(at(0.5));
+    let half = base.output();
+    attached.set_strengths(|_| 1.0);
+    assert_eq!(base.output(), full);
+    attached.set_strengths(|_| 0.5);
+    assert_eq!(base.output(), half);
+    attached.set_strengths(|_| 0.0);
+    assert_eq!(base.output(), untouched, "at 0 the base, bit for bit");
+    for path in worn.modules.keys() {
+        attached.set_strengths(|other| if other == path { 1.0 } else { 0.0 });
+        assert_ne!(base.output(), untouched, "{path} is set by itself");
+    }
+    attached.detach();
+    assert_eq!(base.output(), untouched);
+}
