@@ -84,7 +84,8 @@ pub fn parse_blocks(text: &str, table: &ModuleTable) -> Result<BTreeMap<String, 
     let mut blocks = BTreeMap::new();
     for (name, weight) in named {
         let mut found = false;
-        for module in table.modules().iter().filter(|module| is_in(module, &name, &comp_vis)) {
+        let modules = table.modules().iter().chain(table.norms());
+        for module in modules.filter(|module| is_in(module, &name, &comp_vis)) {
             blocks.insert(module.path.clone(), weight);
             found = true;
         }
@@ -178,6 +179,12 @@ mod tests {
         let list: Vec<String> = (0..26).map(|i| i.to_string()).collect();
         let listed = weights(&list.join(","));
         assert_eq!([listed(text), listed(&down), listed(&mid), listed(&up)], [0.0, 5.0, 13.0, 18.0]);
+        // Norms are in the blocks as well, and in none where they stand alone.
+        let norm = "unet.down_blocks.1.attentions.0.transformer_blocks.0.norm1";
+        let last = "unet.conv_norm_out";
+        let text_norm = "text_encoder.text_model.final_layer_norm";
+        assert_eq!([named(norm), numbered(norm), listed(norm)], [0.5, 0.1, 5.0]);
+        assert_eq!([named(last), named(text_norm), listed(last), listed(text_norm)], [2.0, 2.0, 0.0, 0.0]);
         let later = weights("attn1=0.3,down=0.6");
         assert_eq!([later(&down), later(&up)], [0.6, 0.3]);
     }
