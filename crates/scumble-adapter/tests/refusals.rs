@@ -9,6 +9,7 @@ use scumble_adapter::dialect::{
     AdapterFile, LoadReport, MemorySource, ReadOptions, load_adapter, read_source,
 };
 use scumble_model::files::{SafetensorsFile, TensorSource};
+use scumble_tensor::rng::stream;
 use scumble_tensor::{DType, Tensor};
 
 /// A fixture file with one thing changed.
@@ -48,6 +49,76 @@ fn damaged_pairs_are_named() {
         assert!(message.contains(expected) && message.contains(PATH), "{expected}: {message}");
         let report = read(&source, true).unwrap();
         assert_eq!((report.modules, report.misfits.len()), (155, 1), "{expected}");
+    }
+}
+
+/// Parts that have no meaning beside the others are named, never dropped.
+#[test]
+fn parts_that_would_be_lost_are_named() {
+    let tensor = |dims: &[usize]| Tensor::zeros(DType::F32, dims).unwrap();
+    let one = || Tensor::scalar(0.5f32).unwrap();
+    let cases: [(&str, Vec<(&str, Tensor)>); 5] = [
+        (
+            "lokr_w2",
+            vec![
+                ("lora_down.weight", tensor(&[4, 48])),
+                ("lora_up.weight", tensor(&[32, 4])),
+                ("lokr_w2", tensor(&[16, 24])),
+            ],
+        ),
+        ("scale", vec![("diff", tensor(&[32, 48])), ("scale", one())]),
+        ("scalar", vec![("diff", tensor(&[32, 48])), ("scalar", one())]),
+        ("scale", vec![("lokr_w1", tensor(&[2, 2])), ("lokr_w2", tensor(&[16, 24])), ("scale", one())]),
+        ("scalar", vec![("diff_b", tensor(&[32])), ("scalar", one())]),
+    ];
+    for (lost, parts) in cases {
+        let source = changed("kohya.safetensors", |source| {
+            source.tensors.retain(|key, _| !key.starts_with(&format!("{FLAT}.")));
+            source.tensors.extend(parts.into_iter().map(|(part, t)| (format!("{FLAT}.{part}"), t)));
+        });
+        let message = read(&source, false).unwrap_err().to_string();
+        let expected = format!("`{FLAT}.{lost}` has no meaning");
+        assert!(message.contains(&expected) && message.contains(PATH), "{expected}: {message}");
+    }
+}
+
+/// A scalar becomes part of alpha, so the factors keep their bytes; two whole matrices have no alpha that counts.
+#[test]
+fn a_scalar_loses_nothing() {
+    let random = |name: &str, dims: &[usize]| {
+        stream(2, name).randn_tensor(dims).unwrap().to_dtype(DType::F16).unwrap()
+    };
+    let scalar = || ("scalar", Tensor::scalar(0.3f32).unwrap());
+    let delta = |parts: Vec<(&str, Tensor)>| {
+        let tensors = parts.into_iter().map(|(part, t)| (format!("{FLAT}.{part}"), t)).collect();
+        let source = MemorySource { name: "scalar".into(), tensors, ..MemorySource::default() };
+        let file = AdapterFile { source: &source, path: None };
+        let adapter = read_source(&file, &table("tiny-sd1"), ReadOptions::default()).unwrap().0;
+        let delta = adapter.modules[PATH].delta(PATH).unwrap().unwrap().to_vec::<f64>().unwrap();
+        (delta, adapter.modules[PATH].change().and_then(|change| change.alpha()))
+    };
+    let kinds = [
+        vec![("lora_down.weight", random("d", &[4, 48])), ("lora_up.weight", random("u", &[32, 4]))],
+        vec![
+            ("lokr_w1_a", random("a", &[2, 1])),
+            ("lokr_w1_b", random("b", &[1, 2])),
+            ("lokr_w2", random("w", &[16, 24])),
+        ],
+        vec![("lokr_w1", random("w1", &[2, 2])), ("lokr_w2", random("w", &[16, 24]))],
+        vec![
+            ("hada_w1_a", random("1a", &[32, 2])),
+            ("hada_w1_b", random("1b", &[2, 48])),
+            ("hada_w2_a", random("2a", &[32, 2])),
+            ("hada_w2_b", random("2b", &[2, 48])),
+        ],
+    ];
+    for (index, parts) in kinds.into_iter().enumerate() {
+        let (plain, alpha) = delta(parts.clone());
+        let (scaled, scaled_alpha) = delta(parts.into_iter().chain([scalar()]).collect());
+        for (a, b) in scaled.iter().zip(&plain) {
+            assert!((a - 0.3 * b).abs() <= 1e-6 * b.abs().max(1e-3), "kind {index}: {a} for 0.3 * {b}");
+        }
+        assert_eq!(scaled_alpha == alpha, index == 2, "kind {index}: alpha takes it where it counts");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use scumble_tensor::Tensor;
+use scumble_tensor::{DType, Tensor};
 
 use super::part::{Part, Side};
 use crate::adapter::{
@@ -45,7 +45,16 @@ impl Parts<'_> {
             (None, None) => None,
         };
         let magnitude = self.magnitude()?;
+        self.check_taken(change.as_ref())?;
         ModuleFactors::new(&self.module.path, change, bias, magnitude)
+    }
+
+    /// A part that nothing took would be lost without a word. Only alpha may stay: writers add it to every kind.
+    fn check_taken(&self, change: Option<&Change>) -> Result<()> {
+        let Some(part) = self.tensors.keys().find(|part| **part != Part::Alpha) else { return Ok(()) };
+        let key = self.keys.get(part).map(String::as_str).unwrap_or_default();
+        let kind = change.map_or("bias difference", Change::kind);
+        self.fault(format!("`{key}` has no meaning beside its {kind}"))
     }
 
     fn fault<T>(&self, what: String) -> Result<T> {
@@ -105,7 +114,6 @@ impl Parts<'_> {
         let path = self.module.path.clone();
         if let (Some(down), Some(up)) = (self.take(Part::Down), self.take(Part::Up)) {
             let (mid, rank) = (self.take(Part::Mid), down.shape().first());
-            let up = self.with_scalar(up)?;
             let alpha = self.alpha(rank)?;
             return Ok(Some(match mid {
                 None => Change::LowRank(LowRankFactors::new(&path, down, up, alpha)?),
@@ -114,7 +122,7 @@ impl Parts<'_> {
         }
         if let (Some(a), Some(b)) = (self.take(Part::Hada1(Side::A)), self.take(Part::Hada1(Side::B))) {
             let rank = b.shape().first();
-            let first = HadamardSide { a: self.with_scalar(a)?, b, core: self.take(Part::Hada1(Side::Core)) };
+            let first = HadamardSide { a, b, core: self.take(Part::Hada1(Side::Core)) };
             let (Some(a), Some(b)) = (self.take(Part::Hada2(Side::A)), self.take(Part::Hada2(Side::B)))
             else {
                 return self.fault("it has no second product".into());
@@ -135,7 +143,10 @@ impl Parts<'_> {
                     Some(b.shape().first())
                 }
             };
-            let alpha = self.alpha(rank(&w2).or(rank(&w1)).unwrap_or(1))?;
+            let (w1, alpha) = match rank(&w2).or(rank(&w1)) {
+                Some(rank) => (w1, self.alpha(rank)?),
+                None => self.whole_product(w1)?,
+            };
             return Ok(Some(Change::Kronecker(KroneckerFactors::new(&path, w1, w2, alpha)?)));
         }
         Ok(self.take(Part::Diff).map(Change::Full))
@@ -145,9 +156,6 @@ impl Parts<'_> {
         let sides = [Side::Whole, Side::A, Side::B, Side::Core].map(|side| self.take(part(side)));
         Ok(match sides {
             [None, None, None, None] => None,
-            [Some(whole), None, None, None] if part(Side::Whole) == Part::Lokr1(Side::Whole) => {
-                Some(KroneckerFactor::Whole(self.with_scalar(whole)?))
-            }
             [Some(whole), None, None, None] => Some(KroneckerFactor::Whole(whole)),
             [None, Some(a), Some(b), None] => Some(KroneckerFactor::Pair { a, b }),
             [None, Some(a), Some(b), Some(core)] => Some(KroneckerFactor::Tucker { a, b, core }),
@@ -165,21 +173,27 @@ impl Parts<'_> {
         Ok(Some(tensor.item::<f32>()?))
     }
 
+    /// Alpha with everything that the product is multiplied with; no factor is rounded for it.
     fn alpha(&mut self, rank: usize) -> Result<f32> {
         let (alpha, scale) = (self.number(Part::Alpha)?, self.number(Part::Scale)?);
-        Ok(match (scale, alpha, self.rule) {
+        let alpha = match (scale, alpha, self.rule) {
             (Some(scale), _, _) => scale * rank as f32,
             (None, Some(alpha), _) => alpha,
             (None, None, Some(rule)) => rule(rank),
             (None, None, None) => rank as f32,
-        })
+        };
+        Ok(alpha * self.number(Part::Scalar)?.unwrap_or(1.0))
     }
 
-    fn with_scalar(&mut self, factor: Tensor) -> Result<Tensor> {
-        match self.number(Part::Scalar)? {
-            None => Ok(factor),
-            Some(scalar) => multiplied(&factor, scalar),
-        }
+    /// Two whole matrices: no alpha counts, so the small one takes the scalar, in f32.
+    fn whole_product(&mut self, w1: KroneckerFactor) -> Result<(KroneckerFactor, f32)> {
+        let alpha = self.number(Part::Alpha)?.unwrap_or(1.0);
+        Ok(match (w1, self.number(Part::Scalar)?) {
+            (KroneckerFactor::Whole(w1), Some(scalar)) => {
+                (KroneckerFactor::Whole(multiplied(&w1.to_dtype(DType::F32)?, scalar)?), alpha)
+            }
+            (w1, _) => (w1, alpha),
+        })
     }
 
     fn magnitude(&mut self) -> Result<Option<Magnitude>> {

@@ -11,7 +11,6 @@ use scumble_tensor::{DType, Tensor};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::WriteOptions;
 use crate::error::{AdapterError, Result};
 
 /// What goes into the container.
@@ -26,15 +25,9 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Adds a factor in the element type asked for; refuses one whose values that type cannot hold.
-    pub(super) fn factor(
-        &mut self,
-        key: String,
-        module: &str,
-        factor: &Tensor,
-        options: &WriteOptions,
-    ) -> Result<()> {
-        let stored = factor.to_dtype(options.dtype.unwrap_or(factor.dtype()))?;
+    /// Adds a factor in an element type; refuses one whose values that type cannot hold.
+    pub(super) fn factor(&mut self, key: String, module: &str, factor: &Tensor, dtype: DType) -> Result<()> {
+        let stored = factor.to_dtype(dtype)?;
         let overflows = |tensor: &Tensor| -> Result<bool> {
             Ok(tensor.to_vec::<f32>()?.iter().any(|value| !value.is_finite()))
         };

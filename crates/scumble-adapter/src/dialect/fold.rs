@@ -3,13 +3,14 @@
 //! Dividing gives the same bytes back only where nothing was rounded (scales that are powers of two, as `1/2` and `1/4`
 //! are). Only there is the alpha noted, so that a file read back is either exactly what it was or plainly at scale 1.
 
+use scumble_tensor::DType;
 use serde_json::{Map, Value, json};
 
 use super::assemble::multiplied;
 use super::spelling::Spelling;
 use super::{Encoded, WriteOptions};
 use crate::adapter::{Adapter, LowRankFactors};
-use crate::error::Result;
+use crate::error::{AdapterError, Result};
 
 const NOTE_ALPHAS: &str = "alphas";
 const NOTE_FILLED: &str = "filled";
@@ -23,7 +24,8 @@ pub(super) struct Folded {
 }
 
 impl Folded {
-    /// The factors at scale 1, in the element type that will be stored.
+    /// The factors at scale 1. A multiplied `up` is f32 and not rounded yet: whoever stores it asks for the type that
+    /// [`WriteOptions::type_of`] gives for the old one, and is told there if a value is too large for it.
     pub fn fold(
         &mut self,
         path: &str,
@@ -31,11 +33,18 @@ impl Folded {
         options: &WriteOptions,
     ) -> Result<LowRankFactors> {
         let scale = factors.scale();
-        let folded = factors.with_scale_folded(path)?;
         if scale == 1.0 {
-            return Ok(folded);
+            return Ok(factors.clone());
         }
-        let dtype = options.dtype.unwrap_or(factors.up().dtype());
+        let up = multiplied(&factors.up().to_dtype(DType::F32)?, scale)?;
+        if up.as_slice::<f32>()?.iter().any(|value| !value.is_finite()) {
+            return Err(AdapterError::Factors {
+                module: path.into(),
+                what: format!("its scale of {scale} makes a value too large for f32; write kohya or peft"),
+            });
+        }
+        let folded = LowRankFactors::new(path, factors.down().clone(), up, factors.rank() as f32)?;
+        let dtype = options.type_of(factors.up());
         let wanted = factors.up().to_dtype(dtype)?;
         let back = unfold(&folded.to_dtype(dtype)?, factors.alpha());
         if back.is_ok_and(|back| back.up().bytes().ok() == wanted.bytes().ok()) {
@@ -126,5 +135,31 @@ mod tests {
             folded.store(&mut encoded);
             assert_eq!(encoded.rounded, expected, "alpha {alpha}");
         }
+    }
+
+    /// 30000 * 3 is no f16 number, but an f32 one; and 0.1 in f16 times 3 is not rounded to f16 on the way.
+    #[test]
+    fn multiplying_does_not_round_to_the_old_type() {
+        let tensor = |values: &[f32], dims: &[usize], dtype| {
+            Tensor::from_slice(values, dims).unwrap().to_dtype(dtype).unwrap()
+        };
+        let half = |values: &[f32], dims: &[usize]| tensor(values, dims, DType::F16);
+        let factors =
+            LowRankFactors::new("m", half(&[1.0, 1.0], &[1, 2]), half(&[30000.0, 0.1], &[2, 1]), 3.0);
+        let (factors, options) = (factors.unwrap(), WriteOptions::default());
+        let mut counted = Folded::default();
+        let folded = counted.fold("m", &factors, &options).unwrap();
+        let tenth = half(&[0.1], &[1]).to_vec::<f32>().unwrap()[0];
+        assert_eq!(folded.up().to_vec::<f32>().unwrap(), [90000.0, 3.0 * tenth]);
+        let mut encoded = Encoded::default();
+        let wide = WriteOptions { dtype: Some(DType::F32), ..WriteOptions::default() };
+        encoded.factor("up".into(), "m", folded.up(), wide.type_of(factors.up())).unwrap();
+        let error = encoded.factor("up".into(), "m", folded.up(), options.type_of(factors.up()));
+        assert!(error.unwrap_err().to_string().contains("too large for f16"));
+        // The product itself may be too large.
+        let huge = tensor(&[1e30, 1.0], &[2, 1], DType::F32);
+        let huge = LowRankFactors::new("m", half(&[1.0, 1.0], &[1, 2]), huge, 1e30).unwrap();
+        let message = counted.fold("m", &huge, &wide).unwrap_err().to_string();
+        assert!(message.contains("too large for f32"), "{message}");
     }
 }

@@ -174,7 +174,7 @@ impl Dialect for Kohya {
             let Some(module) = table.get(path) else { continue };
             let Some(name) = names::flattened(table, module, naming) else { continue };
             for (suffix, tensor) in stored(factors, module)? {
-                encoded.factor(format!("{name}.{suffix}"), path, &tensor, options)?;
+                encoded.factor(format!("{name}.{suffix}"), path, &tensor, options.type_of(&tensor))?;
             }
             if let Some(alpha) = factors.change().and_then(Change::alpha) {
                 let factor_type = encoded.tensors.last().map_or(DType::F32, |(_, tensor)| tensor.dtype());

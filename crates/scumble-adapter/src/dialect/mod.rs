@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use scumble_model::files::TensorSource;
-use scumble_tensor::DType;
+use scumble_tensor::{DType, Tensor};
 
 use crate::adapter::Adapter;
 use crate::error::{AdapterError, Result};
@@ -189,6 +189,13 @@ pub struct WriteOptions {
     pub generation: Option<Generation>,
     /// Names of the UNet's modules in flattened names; `None` as the notes say, else what is usual for the base.
     pub naming: Option<Naming>,
+}
+
+impl WriteOptions {
+    /// The element type that a factor is stored in.
+    pub fn type_of(&self, factor: &Tensor) -> DType {
+        self.dtype.unwrap_or(factor.dtype())
+    }
 }
 
 /// How to read.

@@ -157,9 +157,10 @@ impl Dialect for OldDiffusers {
         for (path, factors) in adapter.low_rank() {
             let Some(module) = table.get(path) else { continue };
             let stem = written_stem(module, &spelling);
+            let [down, up] = [factors.down(), factors.up()].map(|tensor| options.type_of(tensor));
             let factors = folded.fold(path, factors, options)?;
-            encoded.factor(format!("{stem}.down.weight"), path, factors.down(), options)?;
-            encoded.factor(format!("{stem}.up.weight"), path, factors.up(), options)?;
+            encoded.factor(format!("{stem}.down.weight"), path, factors.down(), down)?;
+            encoded.factor(format!("{stem}.up.weight"), path, factors.up(), up)?;
         }
         [NOTE_UNET, NOTE_TEXT, NOTE_PREFIX].into_iter().for_each(|note| spelling.forget(note));
         spelling.store(&mut encoded.metadata);

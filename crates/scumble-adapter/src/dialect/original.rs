@@ -255,17 +255,21 @@ fn write_slot(
     slot: &str,
     options: &WriteOptions,
 ) -> Result<()> {
-    let factors = match adapter.modules.get(&module.path).and_then(|factors| factors.low_rank()) {
-        Some(factors) => folded.fold(&module.path, factors, options)?,
+    let types = |pair: &LowRankFactors| [pair.up(), pair.down()].map(|tensor| options.type_of(tensor));
+    let (factors, [up, down]) = match adapter.modules.get(&module.path).and_then(|found| found.low_rank()) {
+        Some(pair) => (folded.fold(&module.path, pair, options)?, types(pair)),
         None => {
             folded.filled(&module.path);
             let (down, up) = LowRankFactors::shapes_for(module, 1);
             let dtype = adapter.low_rank().next().map_or(DType::F32, |(_, f)| f.up().dtype());
-            LowRankFactors::new(&module.path, Tensor::zeros(dtype, &down)?, Tensor::zeros(dtype, &up)?, 1.0)?
+            let (down, up) = (Tensor::zeros(dtype, &down)?, Tensor::zeros(dtype, &up)?);
+            let pair = LowRankFactors::new(&module.path, down, up, 1.0)?;
+            let types = types(&pair);
+            (pair, types)
         }
     };
-    encoded.factor(format!("{slot}:up"), &module.path, factors.up(), options)?;
-    encoded.factor(format!("{slot}:down"), &module.path, factors.down(), options)?;
+    encoded.factor(format!("{slot}:up"), &module.path, factors.up(), up)?;
+    encoded.factor(format!("{slot}:down"), &module.path, factors.down(), down)?;
     encoded.metadata.insert(format!("{slot}:rank"), factors.rank().to_string());
     Ok(())
 }

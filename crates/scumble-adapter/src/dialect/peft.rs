@@ -237,15 +237,25 @@ impl Dialect for Peft {
                 true => path.replacen(".text_model.", ".", 1),
                 false => path.clone(),
             };
-            encoded.factor(format!("{name}.lora_A.weight"), path, pair.down(), options)?;
-            encoded.factor(format!("{name}.lora_B.weight"), path, pair.up(), options)?;
+            encoded.factor(
+                format!("{name}.lora_A.weight"),
+                path,
+                pair.down(),
+                options.type_of(pair.down()),
+            )?;
+            encoded.factor(format!("{name}.lora_B.weight"), path, pair.up(), options.type_of(pair.up()))?;
             if let Some(bias) = factors.bias() {
                 let bias = self.up_bias(path, bias, pair.scale())?;
-                encoded.factor(format!("{name}.lora_B.bias"), path, &bias, options)?;
+                encoded.factor(format!("{name}.lora_B.bias"), path, &bias, options.type_of(&bias))?;
             }
             if let Some(magnitude) = factors.magnitude() {
                 let values = self.magnitude(path, magnitude, module)?;
-                encoded.factor(format!("{name}.lora_magnitude_vector"), path, &values, options)?;
+                encoded.factor(
+                    format!("{name}.lora_magnitude_vector"),
+                    path,
+                    &values,
+                    options.type_of(&values),
+                )?;
             }
         }
         for tower in Tower::ALL {
