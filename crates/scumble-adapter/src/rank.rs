@@ -66,7 +66,7 @@ impl RankRule {
 }
 
 /// How many values it takes until their measures sum to `fraction` of all.
-fn reaching(values: &[f64], fraction: f64, measure: impl Fn(f64) -> f64) -> usize {
+pub(crate) fn reaching(values: &[f64], fraction: f64, measure: impl Fn(f64) -> f64) -> usize {
     let total: f64 = values.iter().map(|&value| measure(value)).sum();
     let mut sum = 0.0;
     let reached = values.iter().position(|&value| {

@@ -4,16 +4,22 @@
 //! scale `alpha / r` stays what it was, so alpha follows the rank. LoCon cores, LoHa, LoKr and full differences go
 //! through the dense delta of one module at a time and come out as low-rank pairs. DoRA magnitudes, norms and biases
 //! stay as they are: they have no rank.
+//!
+//! One rank for all modules is decided by the plain pairs alone: the singular values of a dense kind are not known
+//! beforehand. It then holds for the dense kinds as well. Where there is no pair at all, each module follows the rule
+//! by itself.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use scumble_tensor::Backend;
 
-use crate::adapter::{Adapter, Change, ModuleFactors};
+use crate::adapter::{Adapter, Change, LowRankFactors, ModuleFactors};
 use crate::error::{AdapterError, Result};
 use crate::linalg::LowRankCore;
 use crate::merge::exact::{self, thin};
 use crate::merge::sparse::approximate;
 use crate::parallel::{self, OnDone};
-use crate::rank::{LossReport, ModuleLoss, RankRule};
+use crate::rank::{LossReport, ModuleLoss, RankRule, reaching};
 use crate::table::{Module, ModuleTable};
 
 /// How to resize.
@@ -22,7 +28,7 @@ pub struct ResizeOptions {
     /// The rule for the rank.
     pub rule: RankRule,
     /// Whether every module gets the rank that the rule gives it; else all get one rank, the smallest at which the rule
-    /// holds for the whole adapter.
+    /// holds for all plain pairs together (see the module's text for other kinds).
     pub per_module: bool,
     /// Most rank a module may get.
     pub max_rank: Option<usize>,
@@ -35,7 +41,7 @@ pub struct ResizeOptions {
 /// Changes the ranks of `adapter`, which is made for the base that `table` describes.
 ///
 /// As for [`crate::merge::merge`], a backend without threads of its own is best. The report is before rounding to the
-/// element type, which stays each module's own.
+/// element type, which stays each module's own. `on_done` hears how many modules the bulk of the work is done for.
 pub fn resize(
     adapter: &Adapter,
     table: &ModuleTable,
@@ -57,8 +63,16 @@ pub fn resize(
             Ok((module, factors))
         })
         .collect::<Result<Vec<_>>>()?;
-    let prepared =
-        parallel::map(options.threads, &modules, on_done, |(module, factors)| prepare(module, factors))?;
+    // A pair is decomposed here, a dense kind below.
+    let done = AtomicUsize::new(0);
+    let count = || on_done(done.fetch_add(1, Ordering::Relaxed) + 1);
+    let prepared = parallel::map(options.threads, &modules, &|_| (), |(module, factors)| {
+        let prepared = prepare(module, factors)?;
+        if !matches!(prepared, Prepared::Dense(_)) {
+            count();
+        }
+        Ok(prepared)
+    })?;
     let common = common_rank(&prepared, options);
     let jobs: Vec<_> = modules.iter().zip(&prepared).collect();
     let resized = parallel::map(options.threads, &jobs, &|_| (), |((module, factors), prepared)| {
@@ -69,14 +83,15 @@ pub fn resize(
         match prepared {
             Prepared::Pair { core, before, scale } => {
                 let rank = cap(options.rule, core.values());
-                let (change, loss) = exact::take(module, core, *before, rank, *scale)?;
-                rebuilt(module, factors, Change::LowRank(change), Some(loss))
+                let (pair, loss) = exact::take(module, core, *before, rank, *scale)?;
+                rebuilt(module, factors, pair, loss)
             }
             Prepared::Dense(change) => {
-                let rule = dense_rule(module, options, common)?;
-                let (pair, loss) = approximate(module, &change.delta()?, rule, options.seed, backend)?;
-                let loss = ModuleLoss { rank_before: change.rank(), ..loss };
-                rebuilt(module, factors, Change::LowRank(pair), Some(loss))
+                let rule = dense_rule(options, common);
+                let (pair, loss) =
+                    approximate(module, &change.delta()?, rule, options.max_rank, options.seed, backend)?;
+                count();
+                rebuilt(module, factors, pair, ModuleLoss { rank_before: change.rank(), ..loss })
             }
             Prepared::Fixed => Ok((module.path.clone(), factors.clone(), None)),
         }
@@ -84,8 +99,6 @@ pub fn resize(
     let mut result = Adapter { modules: Default::default(), ..adapter.clone() };
     let mut report = LossReport::default();
     for (path, factors, loss) in resized {
-        let dtype = adapter.modules.get(&path).and_then(|before| Some(before.tensors().first()?.1.dtype()));
-        let factors = dtype.map_or(Ok(factors.clone()), |dtype| factors.to_dtype(dtype))?;
         result.modules.insert(path, factors);
         report.modules.extend(loss);
     }
@@ -130,65 +143,58 @@ fn prepare(module: &Module, factors: &ModuleFactors) -> Result<Prepared> {
     }
 }
 
-/// The one rank for all modules, unless each has its own: of the rule applied to the adapter as a whole.
+/// The one rank for all modules, unless each has its own: of the rule applied to all plain pairs together.
 fn common_rank(prepared: &[Prepared], options: &ResizeOptions) -> Option<usize> {
-    let (measure, fraction): (fn(f64) -> f64, f64) = match options.rule {
-        _ if options.per_module => return None,
-        RankRule::Energy(fraction) => (|value| value * value, fraction),
-        RankRule::Norm(fraction) => (|value| value * value, fraction * fraction),
-        RankRule::Sum(fraction) => (|value| value, fraction),
+    let pairs = || {
+        prepared.iter().filter_map(|prepared| match prepared {
+            Prepared::Pair { core, scale, .. } => Some((core, f64::from(scale.abs()))),
+            _ => None,
+        })
+    };
+    if options.per_module || pairs().next().is_none() {
+        return None;
+    }
+    let reached = |fraction: f64, measure: fn(f64) -> f64| {
+        let mut by_index: Vec<f64> = Vec::new();
+        for (core, scale) in pairs() {
+            by_index.resize(by_index.len().max(core.values().len()), 0.0);
+            for (sum, value) in by_index.iter_mut().zip(core.values()) {
+                *sum += measure(value * scale);
+            }
+        }
+        reaching(&by_index, fraction, |part| part).max(1)
+    };
+    let rank = match options.rule {
+        RankRule::Energy(fraction) => reached(fraction, |value| value * value),
+        RankRule::Norm(fraction) => reached(fraction * fraction, |value| value * value),
+        RankRule::Sum(fraction) => reached(fraction, |value| value),
         RankRule::Ratio(_) | RankRule::Fixed(_) | RankRule::Lossless => {
-            let ranks = prepared.iter().filter_map(|prepared| match prepared {
-                Prepared::Pair { core, .. } => Some(options.rule.rank(core.values())),
-                _ => None,
-            });
-            let rank = ranks.max().unwrap_or(usize::MAX);
-            return Some(rank.min(options.max_rank.unwrap_or(usize::MAX)));
+            pairs().map(|(core, _)| options.rule.rank(core.values())).max()?
         }
     };
-    let mut by_index: Vec<f64> = Vec::new();
-    for prepared in prepared {
-        let Prepared::Pair { core, scale, .. } = prepared else { continue };
-        by_index.resize(by_index.len().max(core.values().len()), 0.0);
-        for (sum, value) in by_index.iter_mut().zip(core.values()) {
-            *sum += measure(value * f64::from(scale.abs()));
-        }
-    }
-    let total: f64 = by_index.iter().sum();
-    let mut sum = 0.0;
-    let reached = by_index.iter().position(|part| {
-        sum += part;
-        sum >= fraction * total
-    });
-    let rank = reached.map_or(by_index.len(), |index| index + 1).max(1);
     Some(rank.min(options.max_rank.unwrap_or(usize::MAX)))
 }
 
 /// The rule for a dense kind; a rank that pairs have in common holds for it too.
-fn dense_rule(module: &Module, options: &ResizeOptions, common: Option<usize>) -> Result<RankRule> {
-    let rule = match (options.rule, common) {
-        (RankRule::Fixed(rank), _) => RankRule::Fixed(rank),
-        (_, Some(common)) if common < usize::MAX => RankRule::Fixed(common),
-        (rule, _) => rule,
-    };
-    match (rule, options.max_rank) {
-        (RankRule::Fixed(rank), Some(most)) => Ok(RankRule::Fixed(rank.min(most))),
-        (_, Some(_)) => Err(AdapterError::Selection {
-            what: format!(
-                "{}: a largest rank beside an energy works for plain low-rank factors only; give a rank",
-                module.path
-            ),
-        }),
-        (rule, None) => Ok(rule),
+fn dense_rule(options: &ResizeOptions, common: Option<usize>) -> RankRule {
+    match (options.rule, common, options.max_rank) {
+        (RankRule::Fixed(rank), ..) => RankRule::Fixed(rank),
+        (_, Some(common), _) => RankRule::Fixed(common),
+        (RankRule::Lossless, None, Some(most)) => RankRule::Fixed(most),
+        (rule, None, _) => rule,
     }
 }
 
+/// The module with its new pair, in the element type of the first of its old factors; all else stays as it is.
 fn rebuilt(
     module: &Module,
     factors: &ModuleFactors,
-    change: Change,
-    loss: Option<ModuleLoss>,
+    pair: LowRankFactors,
+    loss: ModuleLoss,
 ) -> Result<(String, ModuleFactors, Option<ModuleLoss>)> {
+    let old = factors.change().and_then(|change| Some(change.tensors().first()?.1.dtype()));
+    let pair = old.map_or(Ok(pair.clone()), |dtype| pair.to_dtype(dtype))?;
     let (bias, magnitude) = (factors.bias().cloned(), factors.magnitude().cloned());
-    Ok((module.path.clone(), ModuleFactors::new(&module.path, Some(change), bias, magnitude)?, loss))
+    let factors = ModuleFactors::new(&module.path, Some(Change::LowRank(pair)), bias, magnitude)?;
+    Ok((module.path.clone(), factors, Some(loss)))
 }

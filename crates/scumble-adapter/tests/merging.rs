@@ -7,7 +7,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{difference, fixture, shared, table};
-use scumble_adapter::adapter::{Axis, Change, HadamardFactors, HadamardSide, Magnitude, ModuleFactors};
+use scumble_adapter::adapter::{
+    Axis, Change, HadamardFactors, HadamardSide, KroneckerFactor, KroneckerFactors, Magnitude, ModuleFactors,
+};
 use scumble_adapter::architecture::Architecture;
 use scumble_adapter::dialect::{ReadOptions, load_adapter};
 use scumble_adapter::merge::{Input, MergeOptions, Merged, Mode, Weights, merge};
@@ -292,11 +294,73 @@ fn what_cannot_be_merged_is_refused_with_reasons() {
     for (message, word) in cases {
         assert!(message.contains(word), "{message}");
     }
-    let large = [(&x, Weights::all(1e30))];
     let half = MergeOptions { dtype: Some(DType::F16), ..mode(Mode::Concat) };
-    let inputs = [Input { name: "x".into(), adapter: large[0].0, weights: large[0].1.clone() }];
+    // Two of them: a single one would only get another alpha.
+    let inputs = [&x, &x].map(|adapter| Input { name: "x".into(), adapter, weights: Weights::all(1e30) });
     let message = merge(&inputs, tiny, &half, &backend, &|_| ()).unwrap_err().to_string();
     assert!(message.contains("too large for f16"), "{message}");
+}
+
+/// One that counts needs no rank, whatever its kind, and none of its factors is rounded.
+#[test]
+fn a_single_adapter_is_scaled_as_it_is() {
+    let table = table("tiny-sd1");
+    let path = |name: &str| format!("unet.mid_block.attentions.0.transformer_blocks.0.attn1.{name}");
+    let random = |name: &str, dims: &[usize]| {
+        stream(11, name).randn_tensor(dims).unwrap().to_dtype(DType::F16).unwrap()
+    };
+    let whole = |name: &str, size: usize| KroneckerFactor::Whole(random(name, &[size, size]));
+    let factors = |name: &str| KroneckerFactor::Pair {
+        a: random(&format!("{name}a"), &[16, 2]),
+        b: random(&format!("{name}b"), &[2, 16]),
+    };
+    let side = |name: &str| HadamardSide {
+        a: random(name, &[32, 2]),
+        b: random(&format!("{name}b"), &[2, 32]),
+        core: None,
+    };
+    let (mut adapter, mut other) = (Adapter::default(), Adapter::default());
+    let loha = HadamardFactors::new("loha", [side("w1"), side("w2")], 1.0).unwrap();
+    let lokr = KroneckerFactors::new("lokr", whole("l1", 2), factors("l2"), 1.0).unwrap();
+    let product = KroneckerFactors::new("whole", whole("l3", 2), whole("l4", 16), 1.0).unwrap();
+    for (name, change) in [
+        ("to_q", Change::Hadamard(loha)),
+        ("to_k", Change::Kronecker(lokr)),
+        ("to_v", Change::Kronecker(product)),
+        ("to_out.0", Change::Full(random("full", &[32, 32]))),
+    ] {
+        adapter.modules.insert(path(name), change.into());
+    }
+    let attn2 = path("to_q").replace("attn1", "attn2");
+    adapter.insert(&attn2, random("down", &[3, 32]), random("up", &[32, 3]), 2.0).unwrap();
+    for path in adapter.modules.keys() {
+        other.insert(path, random("odown", &[1, 32]), random("oup", &[32, 1]), 1.0).unwrap();
+    }
+    for how in [Mode::Exact, Mode::Concat, Mode::Ljl] {
+        let wide = MergeOptions { dtype: Some(DType::F32), ..mode(how) };
+        let inputs = [(&other, Weights::all(0.0)), (&adapter, Weights::all(-0.3))];
+        let merged = run(&inputs, &table, &wide);
+        assert_eq!(merged.report.kept(), 1.0);
+        for (path, before) in &adapter.modules {
+            let after = &merged.adapter.modules[path];
+            assert_eq!(after.kind(), before.kind(), "{path}");
+            let delta =
+                |factors: &ModuleFactors| factors.delta(path).unwrap().unwrap().to_vec::<f64>().unwrap();
+            for (after, before) in delta(after).into_iter().zip(delta(before)) {
+                assert!((after + 0.3 * before).abs() <= 1e-6 * before.abs().max(1e-3), "{path}");
+            }
+        }
+        // Where alpha takes the weight, the factors keep their very bytes.
+        let halves = run(&inputs, &table, &mode(how)).adapter;
+        for path in [path("to_q"), path("to_k"), attn2.clone()] {
+            let tensors = |adapter: &Adapter| -> Vec<Vec<u8>> {
+                let tensors = adapter.modules[&path].tensors();
+                tensors.iter().map(|(_, tensor)| tensor.bytes().unwrap().to_vec()).collect()
+            };
+            let same_type = halves.modules[&path].tensors()[0].1.dtype() == DType::F16;
+            assert!(same_type && tensors(&halves) == tensors(&adapter), "{path}");
+        }
+    }
 }
 
 /// Every kind, on modules that two adapters share or not.

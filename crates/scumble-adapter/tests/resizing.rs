@@ -8,9 +8,10 @@ use common::{difference, load, table};
 use scumble_adapter::adapter::{Axis, Change, HadamardFactors, HadamardSide, Magnitude, ModuleFactors};
 use scumble_adapter::rank::{LossReport, RankRule};
 use scumble_adapter::resize::{ResizeOptions, resize};
-use scumble_adapter::{Adapter, AdapterError};
+use scumble_adapter::{Adapter, AdapterError, LowRankFactors};
 use scumble_cpu::CpuBackend;
 use scumble_tensor::rng::stream;
+use scumble_tensor::{DType, Tensor};
 
 fn options(rule: RankRule) -> ResizeOptions {
     ResizeOptions { rule, per_module: false, max_rank: None, seed: 0, threads: 1 }
@@ -92,6 +93,90 @@ fn other_kinds_become_pairs_and_dora_stays() {
     assert_eq!((pair.rank(), report.modules[1].rank_before), (4, Some(2)), "LoHa of rank 2 has rank 4");
     assert!(report.modules[1].kept() > 1.0 - 1e-9 && report.modules[0].kept() < 1.0);
     assert!(resized.modules[&paths[1]].magnitude().is_some());
+}
+
+/// LoHa in bf16 with an f32 bias, and nothing else: there is no pair that could decide about a common rank.
+fn dense_only() -> Adapter {
+    let random = |name: &str, dims: &[usize]| {
+        stream(5, name).randn_tensor(dims).unwrap().to_dtype(DType::BF16).unwrap()
+    };
+    let mut adapter = Adapter::default();
+    for name in ["to_q", "to_k", "to_v"] {
+        let path = format!("unet.mid_block.attentions.0.transformer_blocks.0.attn1.{name}");
+        let side = |part: &str| HadamardSide {
+            a: random(&format!("{name}{part}a"), &[32, 3]),
+            b: random(&format!("{name}{part}b"), &[3, 32]),
+            core: None,
+        };
+        let loha = HadamardFactors::new(&path, [side("w1"), side("w2")], 2.0).unwrap();
+        adapter.modules.insert(path.clone(), Change::Hadamard(loha).into());
+    }
+    let path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0";
+    let full = Change::Full(stream(5, "full").randn_tensor(&[32, 32]).unwrap().to_dtype(DType::F16).unwrap());
+    let bias = stream(5, "bias").randn_tensor(&[32]).unwrap();
+    adapter.modules.insert(path.into(), ModuleFactors::new(path, Some(full), Some(bias), None).unwrap());
+    adapter
+}
+
+#[test]
+fn without_pairs_each_module_follows_the_rule() {
+    let adapter = dense_only();
+    for (rule, kept) in [(RankRule::Energy(0.9), 0.9), (RankRule::Norm(0.9), 0.81)] {
+        let (_, report) = run(&adapter, &options(rule)).unwrap();
+        for module in &report.modules {
+            assert!(module.kept() >= kept - 1e-6 && module.rank > 1, "{rule:?}: {module:?}");
+        }
+        let (_, capped) = run(&adapter, &ResizeOptions { max_rank: Some(2), ..options(rule) }).unwrap();
+        assert_eq!(capped.ranks(), Some((2, 2)), "{rule:?}");
+    }
+    let message = run(&adapter, &options(RankRule::Sum(0.9))).unwrap_err().to_string();
+    assert!(message.contains("give a rank"), "{message}");
+    // Beside a pair, the pair's rank holds.
+    let mut mixed = adapter.clone();
+    let path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q";
+    let random = |name: &str, dims: &[usize]| stream(5, name).randn_tensor(dims).unwrap();
+    mixed.insert(path, random("down", &[4, 32]), random("up", &[32, 4]), 4.0).unwrap();
+    let (_, report) = run(&mixed, &options(RankRule::Energy(0.999_999))).unwrap();
+    assert_eq!(report.ranks(), Some((4, 4)));
+}
+
+#[test]
+fn only_the_new_pair_gets_the_old_factors_type() {
+    let mut adapter = dense_only();
+    let untouched = "unet.mid_block.resnets.0.conv1";
+    let (wide, half) = (stream(5, "b").randn_tensor(&[32]).unwrap(), DType::F16);
+    adapter
+        .modules
+        .insert(untouched.into(), ModuleFactors::new(untouched, None, Some(wide.clone()), None).unwrap());
+    let dora = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q";
+    let random = |name: &str| stream(5, name).randn_tensor(&[32, 32]).unwrap().to_dtype(half).unwrap();
+    let pair = LowRankFactors::new(dora, random("down"), random("up"), 4.0).unwrap();
+    let magnitude = Magnitude::new(dora, &wide, Axis::Output).unwrap();
+    let dora_factors =
+        ModuleFactors::new(dora, Some(Change::LowRank(pair)), Some(wide.clone()), Some(magnitude)).unwrap();
+    adapter.modules.insert(dora.into(), dora_factors);
+    let counts = std::sync::Mutex::new(Vec::new());
+    let resized = resize(
+        &adapter,
+        &table("tiny-sd1"),
+        &options(RankRule::Fixed(4)),
+        &CpuBackend::new(Some(1)).unwrap(),
+        &|done| counts.lock().unwrap().push(done),
+    );
+    let resized = resized.unwrap().0;
+    assert_eq!(*counts.lock().unwrap(), (1..=6).collect::<Vec<_>>(), "each module is counted once");
+    for (path, factors) in &resized.modules {
+        let before = &adapter.modules[path];
+        if let (Some(Change::LowRank(pair)), Some(change)) = (factors.change(), before.change()) {
+            let dtype = change.tensors()[0].1.dtype();
+            assert_eq!([pair.down().dtype(), pair.up().dtype()], [dtype; 2], "{path}");
+        }
+        let bytes = |tensor: Option<&Tensor>| tensor.map(|t| (t.dtype(), t.bytes().unwrap().to_vec()));
+        assert_eq!(bytes(factors.bias()), bytes(before.bias()), "{path}");
+        let lengths = |factors: &ModuleFactors| bytes(factors.magnitude().map(Magnitude::values));
+        assert_eq!(lengths(factors), lengths(before), "{path}");
+    }
+    assert!(resized.modules[untouched].bias().is_some() && resized.modules[dora].magnitude().is_some());
 }
 
 #[test]

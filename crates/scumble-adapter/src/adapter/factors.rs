@@ -6,10 +6,10 @@
 use scumble_tensor::{DType, Tensor};
 
 use super::hadamard::{HadamardFactors, NAMES};
-use super::kronecker::KroneckerFactors;
+use super::kronecker::{KroneckerFactor, KroneckerFactors};
 use super::low_rank::LowRankFactors;
 use super::magnitude::Magnitude;
-use super::shapes::{check_float, expect_dims, invalid};
+use super::shapes::{check_float, expect_dims, finite_alpha, invalid};
 use super::tucker::TuckerFactors;
 use crate::error::{AdapterError, Result};
 use crate::table::Module;
@@ -122,6 +122,38 @@ impl Change {
             Change::Kronecker(factors) => Change::Kronecker(factors.shaped_for(module)?),
             Change::Full(diff) => Change::Full(expect_dims("diff", diff, &module.weight_dims())?),
         })
+    }
+
+    /// The change times `weight`, of the same kind. Alpha takes the weight; where none counts (a difference, a Kronecker
+    /// product of whole matrices) the numbers are multiplied and become f32.
+    ///
+    /// Errors if alpha becomes infinite.
+    pub fn scaled(&self, module: &str, weight: f64) -> Result<Self> {
+        if weight == 1.0 {
+            return Ok(self.clone());
+        }
+        let times = |alpha: f32| {
+            let alpha = (f64::from(alpha) * weight) as f32;
+            finite_alpha(module, alpha).map(|()| alpha)
+        };
+        let multiplied = |tensor: &Tensor| -> Result<Tensor> {
+            let values = tensor.to_vec::<f64>()?.into_iter().map(|value| (value * weight) as f32);
+            Ok(Tensor::from_slice(&values.collect::<Vec<_>>(), tensor.dims())?)
+        };
+        let mut scaled = self.clone();
+        match &mut scaled {
+            Change::LowRank(factors) => factors.alpha = times(factors.alpha)?,
+            Change::Tucker(factors) => factors.alpha = times(factors.alpha)?,
+            Change::Hadamard(factors) => factors.alpha = times(factors.alpha)?,
+            Change::Kronecker(KroneckerFactors {
+                w1: KroneckerFactor::Whole(w1),
+                w2: KroneckerFactor::Whole(_),
+                ..
+            }) => *w1 = multiplied(w1)?,
+            Change::Kronecker(factors) => factors.alpha = times(factors.alpha)?,
+            Change::Full(diff) => *diff = multiplied(diff)?,
+        }
+        Ok(scaled)
     }
 
     fn to_dtype(&self, dtype: DType) -> Result<Self> {

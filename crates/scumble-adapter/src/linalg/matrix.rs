@@ -139,11 +139,6 @@ impl Matrix {
         dot(&self.data, &self.data)
     }
 
-    /// Whether no element is NaN or infinite.
-    pub fn is_finite(&self) -> bool {
-        self.data.iter().all(|value| value.is_finite())
-    }
-
     /// Its elements as an f32 tensor of `dims`, in the order of the transpose's rows: column after column.
     pub fn to_transposed_tensor(&self, dims: &[usize]) -> Result<Tensor> {
         let values: Vec<f32> = self.data.iter().map(|&value| value as f32).collect();

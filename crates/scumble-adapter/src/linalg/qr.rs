@@ -148,7 +148,7 @@ mod tests {
         let a = random("dependent", 20, 3);
         let doubled = a.beside(&a).beside(&Matrix::zeros(20, 2));
         let qr = Qr::pivoted(doubled.clone());
-        assert!(qr_product(&qr).is_finite());
+        assert!(qr_product(&qr).values().iter().all(|value| value.is_finite()));
         let r = qr.r();
         assert!((3..8).all(|i| r.col(i)[i].abs() < 1e-12), "rank 3");
         assert_eq!(Qr::new(Matrix::zeros(5, 2)).r(), Matrix::zeros(2, 2));

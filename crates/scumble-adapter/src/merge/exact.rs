@@ -17,13 +17,10 @@ pub(super) fn weighted_sum(
     backend: &dyn Backend,
 ) -> Result<(Change, ModuleLoss)> {
     let counting: Vec<Term<'_>> = terms.iter().filter(|term| term.weight != 0.0).copied().collect();
-    let lossless = options.rank == RankRule::Lossless;
-    if let [term] = counting.as_slice()
-        && lossless
-        && term.is_whole()
-        && let Some(change) = term.change()
+    if options.rank == RankRule::Lossless
+        && let Some(alone) = scaled(module, &counting)?
     {
-        return unchanged(module, change);
+        return Ok(alone);
     }
     let mut stacked: Option<(Matrix, Matrix)> = None;
     for term in &counting {
@@ -38,7 +35,11 @@ pub(super) fn weighted_sum(
         });
     }
     let (factors, loss) = match stacked {
-        Some((up, down)) => shorten(module, up, down, options.rank, 1.0)?,
+        Some((up, down)) => {
+            let before = up.cols();
+            let core = LowRankCore::new(up, down);
+            take(module, &core, before, options.rank.rank(core.values()), 1.0)?
+        }
         None => (nothing(module)?, super::without_loss(module, 0, 0.0)),
     };
     Ok((Change::LowRank(factors), loss))
@@ -56,13 +57,17 @@ fn dense_sum(
         return super::full::weighted_sum(module, terms);
     }
     let delta = super::full::weighted_delta(module, terms)?;
-    let (factors, loss) = super::sparse::approximate(module, &delta, options.rank, options.seed, backend)?;
+    let (factors, loss) =
+        super::sparse::approximate(module, &delta, options.rank, None, options.seed, backend)?;
     Ok((Change::LowRank(factors), loss))
 }
 
-/// A change as it is.
-pub(super) fn unchanged(module: &Module, change: &Change) -> Result<(Change, ModuleLoss)> {
-    let norm = match change {
+/// Where a single input counts: its change times its weight, exact and of the kind that it is.
+pub(super) fn scaled(module: &Module, counting: &[Term<'_>]) -> Result<Option<(Change, ModuleLoss)>> {
+    let [term] = counting else { return Ok(None) };
+    let Some(change) = term.change() else { return Ok(None) };
+    let change = change.scaled(&module.path, term.weight)?;
+    let norm = match &change {
         Change::LowRank(factors) => super::factors::norm_of(factors)?,
         other => {
             let delta = other.delta()?;
@@ -71,26 +76,12 @@ pub(super) fn unchanged(module: &Module, change: &Change) -> Result<(Change, Mod
     };
     let rank = change.rank().unwrap_or(module.max_rank());
     let loss = ModuleLoss { rank_before: change.rank(), ..super::without_loss(module, rank, norm) };
-    Ok((change.clone(), loss))
+    Ok(Some((change, loss)))
 }
 
 /// `up [out, r]` and `down^T [columns, r]`, without the scale.
 pub(crate) fn thin(pair: &LowRankFactors) -> Result<(Matrix, Matrix)> {
     Ok((Matrix::from_tensor(pair.up())?, Matrix::transposed_from(pair.down())?))
-}
-
-/// The best factors of `up @ down` at the rank that the rule gives, with `scale` for what they are multiplied with.
-pub(crate) fn shorten(
-    module: &Module,
-    up: Matrix,
-    down: Matrix,
-    rule: RankRule,
-    scale: f32,
-) -> Result<(LowRankFactors, ModuleLoss)> {
-    let before = up.cols();
-    let core = LowRankCore::new(up, down);
-    let rank = rule.rank(core.values());
-    take(module, &core, before, rank, scale)
 }
 
 /// The best factors of a decomposed product at `rank`.

@@ -64,15 +64,12 @@ pub(super) fn average(module: &Module, terms: &[Term<'_>]) -> Result<(Change, Mo
 
 /// All `down` on top of each other, all `up` side by side with weight and scale in them.
 pub(super) fn concatenate(module: &Module, terms: &[Term<'_>]) -> Result<(Change, ModuleLoss)> {
-    if let [term] = terms
-        && term.is_whole()
-        && let Some(change) = term.change()
-    {
-        return super::exact::unchanged(module, change);
+    let counting: Vec<Term<'_>> = terms.iter().filter(|term| term.weight != 0.0).copied().collect();
+    if let Some(alone) = super::exact::scaled(module, &counting)? {
+        return Ok(alone);
     }
-    let parts = terms
+    let parts = counting
         .iter()
-        .filter(|term| term.weight != 0.0)
         .map(|term| Ok((term.weight as f32, folded(module, term, CONCATENATED)?)))
         .collect::<Result<Vec<_>>>()?;
     let rank: usize = parts.iter().map(|(_, part)| part.rank).sum();

@@ -186,14 +186,9 @@ pub(crate) struct Term<'a> {
 }
 
 impl<'a> Term<'a> {
-    /// The change of the weight, if there is one and it counts.
+    /// The change of the weight, if there is one; the weight on it may be 0.
     fn change(&self) -> Option<&'a Change> {
         self.factors.change()
-    }
-
-    /// Whether it is taken as it is.
-    fn is_whole(&self) -> bool {
-        self.weight == 1.0
     }
 }
 
@@ -213,15 +208,15 @@ pub fn merge(
     let merged = parallel::map(options.threads, &modules, on_done, |(module, terms)| {
         let (factors, loss) = merge_module(module, terms, options, backend)?;
         let dtype = options.dtype.unwrap_or_else(|| common_dtype(terms));
-        let factors = factors.map(|factors| factors.to_dtype(dtype)).transpose()?;
-        factors.as_ref().map(|factors| check_finite(&module.path, factors, dtype)).transpose()?;
+        let factors = factors.to_dtype(dtype)?;
+        check_finite(&module.path, &factors, dtype)?;
         Ok((module.path.clone(), factors, loss))
     })?;
     let tokens = tokens::gather(inputs, options.mode)?;
     let (mut adapter, mut report) =
         (Adapter { metadata: common_metadata(inputs), ..tokens.adapter }, LossReport::default());
     for (path, factors, loss) in merged {
-        adapter.modules.extend(factors.map(|factors| (path, factors)));
+        adapter.modules.insert(path, factors);
         report.modules.extend(loss);
     }
     let renamed = tokens.renamed;
@@ -229,13 +224,13 @@ pub fn merge(
     Ok(Merged { adapter, report, renamed })
 }
 
-/// Weight and bias of one module; no factors where all the inputs' weights are 0 and there is only a bias.
+/// Weight and bias of one module; no loss where only the bias changes.
 fn merge_module(
     module: &Module,
     terms: &[Term<'_>],
     options: &MergeOptions,
     backend: &dyn Backend,
-) -> Result<(Option<ModuleFactors>, Option<ModuleLoss>)> {
+) -> Result<(ModuleFactors, Option<ModuleLoss>)> {
     if let Some(term) = terms.iter().find(|term| term.factors.magnitude().is_some()) {
         return Err(AdapterError::Factors {
             module: module.path.clone(),
@@ -261,11 +256,7 @@ fn merge_module(
     };
     let (change, loss) = merged.map_or((None, None), |(change, loss)| (Some(change), Some(loss)));
     let bias = full::weighted_bias(terms)?;
-    let factors = match (&change, &bias) {
-        (None, None) => None,
-        _ => Some(ModuleFactors::new(&module.path, change, bias, None)?),
-    };
-    Ok((factors, loss))
+    Ok((ModuleFactors::new(&module.path, change, bias, None)?, loss))
 }
 
 /// What can be refused before any work.
@@ -309,8 +300,8 @@ fn check(inputs: &[Input<'_>], table: &ModuleTable, options: &MergeOptions) -> R
     Ok(())
 }
 
-/// Every module that an input changes, with the inputs' parts; parts of weight 0 are left out, unless the mode needs
-/// both factors.
+/// Every module that an input changes, with the inputs' parts. Those of weight 0 are among them: lpl needs both of its
+/// inputs, and with TIES they vote on the signs.
 fn modules_of<'a, 't>(
     inputs: &[Input<'a>],
     table: &'t ModuleTable,

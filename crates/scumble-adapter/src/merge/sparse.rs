@@ -22,7 +22,7 @@ use crate::merge::exact::to_factors;
 use crate::rank::{ModuleLoss, RankRule};
 use crate::table::Module;
 
-/// Most rank that an energy may ask for on a dense change.
+/// Most rank that an energy may ask for on a dense change when nobody says another.
 const MAX_RANK_BY_ENERGY: usize = 256;
 
 /// Prunes, combines and approximates one module.
@@ -51,21 +51,23 @@ pub(super) fn combine(
     };
     let dims = [module.outputs, module.weights() / module.outputs.max(1)];
     let combined = Tensor::from_slice(&combined, &dims)?;
-    let (factors, loss) = approximate(module, &combined, options.rank, options.seed, backend)?;
+    let (factors, loss) = approximate(module, &combined, options.rank, None, options.seed, backend)?;
     Ok((Change::LowRank(factors), loss))
 }
 
-/// The best factors of a dense change `[out, columns]`; the error is measured on the factors themselves.
+/// The best factors of a dense change `[out, columns]` with at most the rank `at_most`; the error is measured on the
+/// factors themselves.
 pub(crate) fn approximate(
     module: &Module,
     delta: &Tensor,
     rule: RankRule,
+    at_most: Option<usize>,
     seed: u64,
     backend: &dyn Backend,
 ) -> Result<(LowRankFactors, ModuleLoss)> {
-    let most = module.max_rank().min(MAX_RANK_BY_ENERGY);
+    let most = module.max_rank().min(at_most.unwrap_or(MAX_RANK_BY_ENERGY));
     let keep = match rule {
-        RankRule::Fixed(rank) => Keep::Rank(rank.min(module.max_rank())),
+        RankRule::Fixed(rank) => Keep::Rank(rank.min(module.max_rank()).min(at_most.unwrap_or(usize::MAX))),
         RankRule::Energy(fraction) => Keep::Energy { fraction, at_most: most },
         RankRule::Norm(fraction) => Keep::Energy { fraction: fraction * fraction, at_most: most },
         RankRule::Lossless | RankRule::Sum(_) | RankRule::Ratio(_) => {
