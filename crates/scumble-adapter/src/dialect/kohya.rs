@@ -19,7 +19,7 @@ use super::kohya_metadata::describe;
 use super::part::{Part, Side};
 use super::spelling::Spelling;
 use super::{AdapterFile, Dialect, Place, Placement, TokenPolicy, WriteOptions, check_known};
-use crate::adapter::{Adapter, Axis, Change, HadamardFactors, KroneckerFactor, Magnitude, ModuleFactors};
+use crate::adapter::{Adapter, Axis, Change, Magnitude, ModuleFactors};
 use crate::error::{AdapterError, Result};
 use crate::names::{self, Naming};
 use crate::table::{Module, ModuleTable, Tower};
@@ -229,54 +229,25 @@ fn alpha_tensor(
 }
 
 /// Suffixes and tensors of one module, alpha apart.
-fn stored(factors: &ModuleFactors, module: &Module) -> Result<Vec<(&'static str, Tensor)>> {
-    let mut stored: Vec<(&'static str, Tensor)> = match factors.change() {
-        None => Vec::new(),
-        Some(Change::LowRank(f)) => {
-            vec![("lora_down.weight", f.down().clone()), ("lora_up.weight", f.up().clone())]
-        }
-        Some(Change::Tucker(f)) => vec![
-            ("lora_down.weight", f.down().clone()),
-            ("lora_mid.weight", f.mid().clone()),
-            ("lora_up.weight", f.up().clone()),
-        ],
-        Some(Change::Hadamard(f)) => hadamard(f),
-        Some(Change::Kronecker(f)) => {
-            let mut stored = kronecker(f.w1(), ["lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_t1"]);
-            stored.extend(kronecker(f.w2(), ["lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"]));
-            stored
-        }
-        Some(Change::Full(diff)) => {
-            vec![(if module.is_norm() { "w_norm" } else { "diff" }, diff.clone())]
-        }
+fn stored(factors: &ModuleFactors, module: &Module) -> Result<Vec<(String, Tensor)>> {
+    let named = |change: &Change, part: &str| match change {
+        Change::LowRank(_) | Change::Tucker(_) => format!("lora_{part}.weight"),
+        Change::Hadamard(_) => format!("hada_{part}"),
+        Change::Kronecker(_) => format!("lokr_{part}"),
+        Change::Full(_) => if module.is_norm() { "w_norm" } else { "diff" }.to_owned(),
     };
+    let mut stored = Vec::new();
+    if let Some(change) = factors.change() {
+        let tensors = change.tensors().into_iter();
+        stored.extend(tensors.map(|(part, tensor)| (named(change, part), tensor.clone())));
+    }
     if let Some(magnitude) = factors.magnitude() {
-        stored.push(("dora_scale", magnitude.values().reshape(&dora_dims(magnitude, module))?));
+        stored.push(("dora_scale".into(), magnitude.values().reshape(&dora_dims(magnitude, module))?));
     }
     if let Some(bias) = factors.bias() {
-        stored.push((if module.is_norm() { "b_norm" } else { "diff_b" }, bias.clone()));
+        stored.push((if module.is_norm() { "b_norm" } else { "diff_b" }.into(), bias.clone()));
     }
     Ok(stored)
-}
-
-fn hadamard(factors: &HadamardFactors) -> Vec<(&'static str, Tensor)> {
-    const SUFFIXES: [[&str; 3]; 2] =
-        [["hada_w1_a", "hada_w1_b", "hada_t1"], ["hada_w2_a", "hada_w2_b", "hada_t2"]];
-    let mut stored = Vec::new();
-    for (side, [a, b, core]) in factors.sides().iter().zip(SUFFIXES) {
-        stored.extend([(a, side.a.clone()), (b, side.b.clone())]);
-        stored.extend(side.core.clone().map(|tensor| (core, tensor)));
-    }
-    stored
-}
-
-fn kronecker(factor: &KroneckerFactor, suffixes: [&'static str; 4]) -> Vec<(&'static str, Tensor)> {
-    let [whole, a_suffix, b_suffix, core_suffix] = suffixes;
-    match factor.clone() {
-        KroneckerFactor::Whole(tensor) => vec![(whole, tensor)],
-        KroneckerFactor::Pair { a, b } => vec![(a_suffix, a), (b_suffix, b)],
-        KroneckerFactor::Tucker { a, b, core } => vec![(a_suffix, a), (b_suffix, b), (core_suffix, core)],
-    }
 }
 
 /// `[out, 1]` or `[1, in]`, on convolutions with two more sizes of 1.
