@@ -33,6 +33,13 @@ pub enum ScheduleKind {
     Polynomial,
 }
 
+impl ScheduleKind {
+    /// Waves where none are written down.
+    pub fn usual_cycles(self) -> f64 {
+        if self == ScheduleKind::Cosine { 0.5 } else { 1.0 }
+    }
+}
+
 /// A schedule with its numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {

@@ -32,7 +32,7 @@ use crate::clip::{clip_factor, global_norm};
 use crate::error::{Result, TrainError};
 use crate::lr_schedule::{Schedule, ScheduleKind};
 use crate::objective::Objective;
-use crate::optimizer::{self, AdamW, Group, Optimizer, Sgd};
+use crate::optimizer::{AdamW, Learner, Optimizer, Sgd, learner};
 use crate::step::{self, StepInput, StepOptions, StepOutput, Text};
 use crate::tokens::pull;
 
@@ -131,18 +131,37 @@ impl TraceSpec {
         })
     }
 
+    /// A part that learns through all steps at the rate `lr`.
+    fn learner(
+        &self,
+        (name, lr): (&str, f64),
+        steps: u64,
+        params: Vec<Param>,
+        optimizer: Box<dyn Optimizer>,
+    ) -> Result<Learner> {
+        let mut schedule = self.schedule(steps)?;
+        // All parts follow the curve of the first: a polynomial ends at the same share of each rate.
+        if self.lr_unet > 0.0 {
+            schedule.lr_end *= lr / self.lr_unet;
+        }
+        Ok(Learner { name: name.to_owned(), lr, schedule, start: 0, stop: steps, params, optimizer })
+    }
+
+    fn adamw(&self) -> Box<dyn Optimizer> {
+        Box::new(AdamW::new(self.betas, self.eps, self.weight_decay))
+    }
+
     fn schedule(&self, steps: u64) -> Result<Schedule> {
         let name = self.schedule.get("lr_schedule").cloned().unwrap_or_else(|| "constant".into());
         let kind: ScheduleKind = serde_json::from_value(name.clone())
             .map_err(|_| mismatch("`lr_schedule`", "constant, linear, cosine, ...", name))?;
         let number =
             |key: &str, default: f64| self.schedule.get(key).and_then(Value::as_f64).unwrap_or(default);
-        let cycles = if kind == ScheduleKind::Cosine { 0.5 } else { 1.0 };
         Ok(Schedule {
             kind,
             warmup: number("lr_warmup_steps", 0.0) as u64,
             steps,
-            cycles: number("lr_num_cycles", cycles),
+            cycles: number("lr_num_cycles", kind.usual_cycles()),
             power: number("lr_power", 1.0),
             lr_end: 1e-7,
         })
@@ -160,7 +179,7 @@ pub struct Networks<'m> {
 
 /// What is trained: parameters by the names that the file uses.
 struct Trained {
-    groups: Vec<Group>,
+    learners: Vec<Learner>,
     names: Vec<(String, Param)>,
 }
 
@@ -175,13 +194,13 @@ pub fn run(
     let objective =
         &Objective { prediction: spec.prediction.unwrap_or(objective.prediction), ..objective.clone() };
     let inputs = Inputs::read(file)?;
-    let (trained, mut optimizer) = match spec.kind {
-        Kind::Lora => lora(backend, networks, spec, file)?,
-        Kind::Full => full(networks, spec),
-        Kind::Tokens => tokens(backend, networks, spec, file)?,
+    let steps = inputs.steps as u64;
+    let mut trained = match spec.kind {
+        Kind::Lora => lora(backend, networks, spec, file, steps)?,
+        Kind::Full => full(networks, spec, steps)?,
+        Kind::Tokens => tokens(backend, networks, spec, file, steps)?,
     };
-    let all: Vec<Param> = trained.groups.iter().flat_map(|group| group.params.clone()).collect();
-    let schedule = spec.schedule(inputs.steps as u64)?;
+    let all = learner::all_params(&trained.learners);
     let (mut losses, mut norms, mut results) = (Vec::new(), Vec::new(), Vec::new());
     let mut rows = Rows::default();
     for step in 0..inputs.steps {
@@ -205,14 +224,8 @@ pub fn run(
         if spec.kind == Kind::Tokens {
             rows.gradient(backend.as_ref(), &all, &output.gradients)?;
         }
-        optimizer::apply(
-            optimizer.as_mut(),
-            backend.as_ref(),
-            &trained.groups,
-            output.gradients,
-            schedule.factor(step as u64, spec.lr_unet),
-            clip_factor(norm, spec.max_grad_norm),
-        )?;
+        let scale = clip_factor(norm, spec.max_grad_norm);
+        learner::apply(&mut trained.learners, backend.as_ref(), output.gradients, step as u64, scale)?;
         if spec.kind == Kind::Tokens {
             rows.update(backend.as_ref(), &all, spec.norm_prior)?;
         }
@@ -232,7 +245,8 @@ fn lora(
     networks: Networks<'_>,
     spec: &TraceSpec,
     file: &dyn TensorSource,
-) -> Result<(Trained, Box<dyn Optimizer>)> {
+    steps: u64,
+) -> Result<Trained> {
     let mut adapter = Adapter::default();
     for name in file.names() {
         let Some(path) = name.strip_prefix("init.").and_then(|name| name.strip_suffix(".down")) else {
@@ -251,22 +265,22 @@ fn lora(
     let factors = TrainableLora::new(&adapter, &towers.table(), backend.as_ref())?;
     // The branches stay: whoever asked for the trace has the trained model.
     let _attached = factors.attach(towers, 0.0)?;
-    let group = |name: &str, lr, tower| Group { name: name.to_owned(), lr, params: factors.params_of(tower) };
-    let groups = vec![
-        group("unet", spec.lr_unet, Tower::UNet),
-        group("text_encoder", spec.lr_text, Tower::TextEncoder),
+    let learner = |name, lr, tower| spec.learner((name, lr), steps, factors.params_of(tower), spec.adamw());
+    let learners = vec![
+        learner("unet", spec.lr_unet, Tower::UNet)?,
+        learner("text_encoder", spec.lr_text, Tower::TextEncoder)?,
     ];
     let names = factors.params().into_iter().map(|param| (param.name().to_owned(), param)).collect();
-    let optimizer = AdamW::new(spec.betas, spec.eps, spec.weight_decay);
-    Ok((Trained { groups, names }, Box::new(optimizer)))
+    Ok(Trained { learners, names })
 }
 
-fn full(networks: Networks<'_>, spec: &TraceSpec) -> (Trained, Box<dyn Optimizer>) {
+fn full(networks: Networks<'_>, spec: &TraceSpec, steps: u64) -> Result<Trained> {
     let params = networks.unet.params().to_vec();
     params.iter().for_each(|param| param.set_trainable(true));
     let names = params.iter().map(|param| (param.name().to_owned(), param.clone())).collect();
-    let groups = vec![Group { name: "unet".to_owned(), lr: spec.lr_unet, params }];
-    (Trained { groups, names }, Box::new(Sgd::new(spec.weight_decay)))
+    let optimizer = Box::new(Sgd::new(spec.weight_decay));
+    let learners = vec![spec.learner(("unet", spec.lr_unet), steps, params, optimizer)?];
+    Ok(Trained { learners, names })
 }
 
 /// Rows behind the text encoder's table, beginning as the file says.
@@ -275,7 +289,8 @@ fn tokens(
     networks: Networks<'_>,
     spec: &TraceSpec,
     file: &dyn TensorSource,
-) -> Result<(Trained, Box<dyn Optimizer>)> {
+    steps: u64,
+) -> Result<Trained> {
     if file.info("init.rows").is_none() {
         return Err(mismatch(file.describe(), "a tensor `init.rows`", "none"));
     }
@@ -289,9 +304,8 @@ fn tokens(
     }
     let param = Param::trainable("rows", backend.upload(&rows)?);
     table.set_added(Some(param.clone()))?;
-    let groups = vec![Group { name: "tokens".to_owned(), lr: spec.lr_unet, params: vec![param] }];
-    let optimizer = AdamW::new(spec.betas, spec.eps, spec.weight_decay);
-    Ok((Trained { groups, names: Vec::new() }, Box::new(optimizer)))
+    let learners = vec![spec.learner(("tokens", spec.lr_unet), steps, vec![param], spec.adamw())?];
+    Ok(Trained { learners, names: Vec::new() })
 }
 
 /// What a textual inversion leaves at every step, `[steps, n, d]` each.

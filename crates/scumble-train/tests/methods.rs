@@ -63,6 +63,26 @@ fn a_textual_inversion_moves_the_new_rows_and_nothing_else() {
 }
 
 #[test]
+fn the_norm_prior_pulls_as_far_as_prodigy_goes() {
+    let place = Workplace::new();
+    let mut config = words(&place, Method::TextualInversion);
+    config.tokens.init = vec!["dog".into()];
+    config.tokens.norm = Some(0.4);
+    (config.train.optimizer, config.train.lr_tokens) = (OptimizerKind::Prodigy, 1.0);
+    config.data.template = Template::Object;
+    let summary = run(&config).unwrap();
+    let length = |step: u64| {
+        let rows = &params(&summary, step)["param.text_encoder.tokens"];
+        let values = rows[..48 * 4].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+    };
+    let (before, after) = (length(0), length(1));
+    assert!((before - 0.4).abs() > 0.02, "{before}");
+    // The rate of the first update is some millionths, which is no reason to be at the usual length at once.
+    assert!((after - before).abs() < 0.1 * (before - 0.4).abs(), "{before} {after}");
+}
+
+#[test]
 fn phases_follow_their_windows() {
     let place = Workplace::new();
     let moved = |config: &TrainConfig| {

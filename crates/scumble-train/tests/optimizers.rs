@@ -129,3 +129,17 @@ fn prodigys_factor_is_heard() {
     };
     assert_ne!(end(1.0), end(2.0));
 }
+
+#[test]
+fn prodigy_does_not_count_updates_at_a_rate_of_zero() {
+    let run = |rates: &[f64]| {
+        let (mut optimizer, params) = (build(OptimizerKind::Prodigy, 0.01), params());
+        rates.iter().for_each(|&rate| update(optimizer.as_mut(), &params, rate));
+        let state = optimizer.state(&ReferenceBackend).unwrap();
+        let numbers = ["prodigy.step", "prodigy.numbers"].map(|key| state[key].bytes().unwrap().to_vec());
+        (params.map(|param| param.value().bytes().unwrap().to_vec()), numbers)
+    };
+    assert_eq!(run(&[0.0, 0.5, 1.0, 1.0]), run(&[0.5, 1.0, 1.0]));
+    assert_eq!(run(&[0.5, 1.0, 0.0, 1.0]), run(&[0.5, 1.0, 1.0]));
+    assert_ne!(run(&[0.5, 1.0, 1.0]), run(&[0.5, 1.0]));
+}

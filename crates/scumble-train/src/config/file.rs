@@ -161,10 +161,9 @@ impl TrainConfig {
         let mut config = self.clone();
         config.lora.unet.alpha.get_or_insert(self.lora.unet.rank as f64);
         config.lora.text_encoder.alpha.get_or_insert(self.lora.text_encoder.rank as f64);
-        match self.train.schedule {
-            super::ScheduleKind::Cosine => _ = config.train.cycles.get_or_insert(0.5),
-            super::ScheduleKind::CosineWithRestarts => _ = config.train.cycles.get_or_insert(1.0),
-            _ => {}
+        let schedule = self.train.schedule;
+        if matches!(schedule, super::ScheduleKind::Cosine | super::ScheduleKind::CosineWithRestarts) {
+            config.train.cycles.get_or_insert(schedule.usual_cycles());
         }
         config.train.beta2.get_or_insert(self.train.optimizer.usual_beta2());
         config.resolve_windows();

@@ -98,12 +98,14 @@ impl TrainConfig {
     pub fn schedule(&self, part: Part, steps: u64) -> Schedule {
         let (window, train) = (self.window(part), &self.train);
         let kind = window.schedule.unwrap_or(train.schedule);
-        let cycles = if kind == ScheduleKind::Cosine { 0.5 } else { 1.0 };
+        // `train.cycles` counts the waves of `train.schedule`; a part with waves of another kind has its usual ones.
+        let has_cycles = |kind| matches!(kind, ScheduleKind::Cosine | ScheduleKind::CosineWithRestarts);
+        let cycles = train.cycles.filter(|_| kind == train.schedule || !has_cycles(train.schedule));
         Schedule {
             kind,
             warmup: window.warmup.unwrap_or(train.warmup),
             steps,
-            cycles: train.cycles.unwrap_or(cycles),
+            cycles: cycles.unwrap_or(kind.usual_cycles()),
             power: train.power,
             lr_end: 1e-7,
         }
@@ -175,5 +177,28 @@ impl TrainConfig {
             return refuse("learn".into(), "{...}".into(), problem, hint);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycles_belong_to_the_schedule_that_they_are_written_for() {
+        use ScheduleKind::{Constant, Cosine, CosineWithRestarts};
+        let cycles = |all, own, written| {
+            let mut config = TrainConfig::default();
+            (config.train.schedule, config.train.cycles) = (all, written);
+            config.learn.text_encoder.schedule = Some(own);
+            // Spelled out or not, it is the same run.
+            [config.resolved(), config].map(|config| config.schedule(Part::TextEncoder, 100).cycles)
+        };
+        assert_eq!(cycles(Cosine, CosineWithRestarts, None), [1.0; 2]);
+        assert_eq!(cycles(CosineWithRestarts, Cosine, None), [0.5; 2]);
+        assert_eq!(cycles(CosineWithRestarts, Cosine, Some(3.0)), [0.5; 2]);
+        assert_eq!(cycles(Cosine, Cosine, Some(1.5)), [1.5; 2]);
+        assert_eq!(cycles(Constant, CosineWithRestarts, Some(3.0)), [3.0; 2]);
+        assert_eq!(cycles(Constant, Cosine, None), [0.5; 2]);
     }
 }

@@ -25,7 +25,7 @@ use crate::lr_schedule::Schedule;
 pub struct Learner {
     /// For logs and checkpoints: `unet`, `text_encoder`, `tokens`.
     pub name: String,
-    /// Base rate; schedule and the parameter's own factor multiply it.
+    /// Base rate; the schedule multiplies it.
     pub lr: f64,
     /// Shape of the rate; its steps are those of the window.
     pub schedule: Schedule,
@@ -35,8 +35,6 @@ pub struct Learner {
     pub stop: u64,
     /// In a fixed order.
     pub params: Vec<Param>,
-    /// What each parameter's rate is multiplied with; empty: nothing.
-    pub factors: Vec<f64>,
     /// Changes them.
     pub optimizer: Box<dyn Optimizer>,
 }
@@ -52,6 +50,11 @@ impl Learner {
         if self.is_active(done) { self.lr * self.schedule.factor(done - self.start, self.lr) } else { 0.0 }
     }
 
+    /// The rate of update `done` as the optimizer takes it.
+    pub fn effective_rate(&self, done: u64) -> f64 {
+        self.optimizer.effective_rate(self.rate(done))
+    }
+
     fn apply(
         &mut self,
         backend: &dyn Backend,
@@ -61,10 +64,9 @@ impl Learner {
     ) -> Result<()> {
         let rate = self.rate(done);
         self.optimizer.begin();
-        for (index, param) in self.params.iter().enumerate() {
+        for param in &self.params {
             if let Some(gradient) = gradients.take(param.id()) {
-                let lr = rate * self.factors.get(index).copied().unwrap_or(1.0);
-                self.optimizer.update(backend, param, &gradient, lr, scale)?;
+                self.optimizer.update(backend, param, &gradient, rate, scale)?;
             }
         }
         self.optimizer.end(backend)
@@ -159,7 +161,7 @@ mod tests {
             lr_end: 0.0,
         };
         let params = vec![param.clone()];
-        Learner { name: name.into(), lr: 0.1, schedule, start, stop, params, factors: vec![2.0], optimizer }
+        Learner { name: name.into(), lr: 0.1, schedule, start, stop, params, optimizer }
     }
 
     fn gradients(params: &[&Param]) -> Gradients {
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_rates_and_factors() {
+    fn windows_and_rates() {
         let (a, b) = (param("a"), param("b"));
         let mut learners = [learner("a", 0, 2, &a, false), learner("b", 1, 5, &b, false)];
         let rates = |done| learners.iter().map(|l| l.rate(done)).collect::<Vec<_>>();
@@ -188,8 +190,8 @@ mod tests {
         assert!(!a.is_trainable() && b.is_trainable());
         assert_eq!((active_params(&learners, 1).len(), all_params(&learners).len()), (2, 2));
         apply(&mut learners, &ReferenceBackend, gradients(&[&a, &b]), 0, 1.0).unwrap();
-        // Rate 0.1, factor 2, gradient (1, -2); `b` is not on yet.
-        assert_eq!(a.value().to_vec::<f32>().unwrap(), [0.3, 0.9]);
+        // Rate 0.1, gradient (1, -2); `b` is not on yet.
+        assert_eq!(a.value().to_vec::<f32>().unwrap(), [0.4, 0.7]);
         assert_eq!(b.value().to_vec::<f32>().unwrap(), [0.5, 0.5]);
     }
 

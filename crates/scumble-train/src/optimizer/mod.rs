@@ -1,7 +1,7 @@
 //! Optimizers: from a gradient to a changed parameter. One file each, one line in [`build`].
 //!
 //! An optimizer keeps its state by parameter name, so that a checkpoint can hold it and another run take it up.
-//! Rates come with every call: schedules and parameter groups are the loop's business.
+//! Rates come with every call: schedules and windows are the business of a [`Learner`].
 
 mod adafactor;
 mod adamw;
@@ -14,7 +14,7 @@ mod sgd;
 
 use std::collections::BTreeMap;
 
-use scumble_tensor::{Backend, Gradients, Param, Tensor};
+use scumble_tensor::{Backend, Param, Tensor};
 
 pub use adafactor::Adafactor;
 pub use adamw::AdamW;
@@ -27,20 +27,9 @@ pub use sgd::Sgd;
 use crate::config::{OptimizerKind, Train};
 use crate::error::Result;
 
-/// Parameters that share a learning rate.
-#[derive(Clone, Debug)]
-pub struct Group {
-    /// For logs: `unet`, `text_encoder`.
-    pub name: String,
-    /// Base rate; the schedule's factor multiplies it.
-    pub lr: f64,
-    /// In a fixed order.
-    pub params: Vec<Param>,
-}
-
 /// Changes parameters along their gradients.
 pub trait Optimizer: Send {
-    /// Opens an update: called once before the parameters of all groups.
+    /// Opens an update: called once before the parameters.
     fn begin(&mut self);
     /// Changes one parameter. `scale` multiplies the gradient (clipping).
     fn update(
@@ -54,6 +43,10 @@ pub trait Optimizer: Send {
     /// Closes an update: for optimizers that must have seen all gradients before they change anything.
     fn end(&mut self, _backend: &dyn Backend) -> Result<()> {
         Ok(())
+    }
+    /// The rate that `lr` amounts to; optimizers that find theirs themselves take `lr` as a factor of it.
+    fn effective_rate(&self, lr: f64) -> f64 {
+        lr
     }
     /// Everything that the next update depends on, by name, as host tensors.
     fn state(&self, backend: &dyn Backend) -> Result<BTreeMap<String, Tensor>>;
@@ -77,24 +70,4 @@ pub fn build(config: &Train, weight_decay: f64) -> Box<dyn Optimizer> {
         OptimizerKind::Prodigy => Box::new(Prodigy::new(betas, config.eps, weight_decay, config.d_coef)),
         OptimizerKind::Sgd => Box::new(Sgd::new(weight_decay)),
     }
-}
-
-/// One update of all groups: every parameter that has a gradient, in order. `factor` is the schedule's.
-pub fn apply(
-    optimizer: &mut dyn Optimizer,
-    backend: &dyn Backend,
-    groups: &[Group],
-    mut gradients: Gradients,
-    factor: f64,
-    scale: f64,
-) -> Result<()> {
-    optimizer.begin();
-    for group in groups {
-        for param in &group.params {
-            if let Some(gradient) = gradients.take(param.id()) {
-                optimizer.update(backend, param, &gradient, group.lr * factor, scale)?;
-            }
-        }
-    }
-    optimizer.end(backend)
 }

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! That is the published implementation with decoupled decay, bias correction and the safeguard for warm-ups (`s` without
-//! `lr`). `lr` is a factor and stays at 1. The estimate is made of all parameters of a part together, so they change when the
-//! last gradient was seen. State: `prodigy.step`, `prodigy.numbers` (d, largest estimate, n), and by name `prodigy.m.`,
+//! `lr`). `lr` is a factor and stays at 1. An update that leaves `|s|` at 0, such as the first of a warm-up with its rate of 0,
+//! changes nothing and does not count. The estimate is made of all parameters of a part together, so they change when the
+//! last gradient was seen. State: `prodigy.step`, `prodigy.numbers` (d, n), and by name `prodigy.m.`,
 //! `.v.`, `.s.`, `.p0.`.
 
 use std::collections::BTreeMap;
@@ -38,8 +39,9 @@ pub struct Prodigy {
     d_coef: f64,
     step: u64,
     d: f64,
-    d_max: f64,
     numerator: f64,
+    /// What the update under way adds to the numerator.
+    added: f64,
     denominator: f64,
     memory: BTreeMap<String, Memory>,
     pending: Vec<(Param, f64)>,
@@ -55,25 +57,24 @@ impl Prodigy {
             d_coef,
             step: 0,
             d: D0,
-            d_max: D0,
             numerator: 0.0,
+            added: 0.0,
             denominator: 0.0,
             memory: BTreeMap::new(),
             pending: Vec::new(),
         }
     }
 
+    /// `k` of the update under way.
     fn correction(&self) -> f64 {
-        let t = self.step as i32;
+        let t = (self.step + 1) as i32;
         (1.0 - self.betas[1].powi(t)).sqrt() / (1.0 - self.betas[0].powi(t))
     }
 }
 
 impl Optimizer for Prodigy {
     fn begin(&mut self) {
-        self.step += 1;
-        self.numerator *= self.betas[1].sqrt();
-        self.denominator = 0.0;
+        (self.added, self.denominator) = (0.0, 0.0);
         self.pending.clear();
     }
 
@@ -85,6 +86,7 @@ impl Optimizer for Prodigy {
         lr: f64,
         scale: f64,
     ) -> Result<()> {
+        let correction = self.correction();
         let (values, gradient) = host::values(backend, param, gradient, scale)?;
         let zeros = || vec![0f32; values.len()];
         let memory = self.memory.entry(param.name().to_owned()).or_insert_with(|| Memory {
@@ -105,27 +107,20 @@ impl Optimizer for Prodigy {
                 length += f64::from(memory.s[i].abs());
             }
             self.denominator += length;
-            let step = self.d * lr * {
-                let t = self.step as i32;
-                (1.0 - b2.powi(t)).sqrt() / (1.0 - b1.powi(t))
-            };
-            self.numerator += self.d / D0 * step * inner;
+            self.added += d / D0 * (rate * correction) * inner;
         }
         self.pending.push((param.clone(), rate));
         Ok(())
     }
 
     fn end(&mut self, backend: &dyn Backend) -> Result<()> {
-        let correction = self.correction();
         if self.denominator == 0.0 {
             return Ok(());
         }
-        let estimate = self.d_coef * self.numerator / self.denominator;
-        if self.d == D0 {
-            self.d = self.d.max(estimate);
-        }
-        self.d_max = self.d_max.max(estimate);
-        self.d = self.d_max;
+        let correction = self.correction();
+        self.step += 1;
+        self.numerator = self.betas[1].sqrt() * self.numerator + self.added;
+        self.d = self.d.max(self.d_coef * self.numerator / self.denominator);
         for (param, rate) in std::mem::take(&mut self.pending) {
             let Some(memory) = self.memory.get(param.name()) else { continue };
             let mut values = backend.download(&param.value())?.to_vec::<f32>()?;
@@ -140,10 +135,14 @@ impl Optimizer for Prodigy {
         Ok(())
     }
 
+    fn effective_rate(&self, lr: f64) -> f64 {
+        self.d * lr
+    }
+
     fn state(&self, _: &dyn Backend) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
         host::put(&mut state, "prodigy.step".to_owned(), &[self.step as i64])?;
-        host::put(&mut state, "prodigy.numbers".to_owned(), &[self.d, self.d_max, self.numerator])?;
+        host::put(&mut state, "prodigy.numbers".to_owned(), &[self.d, self.numerator])?;
         for (name, memory) in &self.memory {
             host::put(&mut state, format!("prodigy.m.{name}"), &memory.m)?;
             host::put(&mut state, format!("prodigy.v.{name}"), &memory.v)?;
@@ -155,8 +154,8 @@ impl Optimizer for Prodigy {
 
     fn restore(&mut self, _: &dyn Backend, params: &[Param], state: &BTreeMap<String, Tensor>) -> Result<()> {
         self.step = host::take_step(state, "prodigy.step")?;
-        if let [d, d_max, numerator] = host::take::<f64>(state, "prodigy.numbers", 3)?[..] {
-            (self.d, self.d_max, self.numerator) = (d, d_max, numerator);
+        if let [d, numerator] = host::take::<f64>(state, "prodigy.numbers", 2)?[..] {
+            (self.d, self.numerator) = (d, numerator);
         }
         self.memory.clear();
         for param in params.iter().filter(|param| host::knows(state, "prodigy.m.", param)) {

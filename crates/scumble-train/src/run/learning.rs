@@ -100,7 +100,7 @@ impl Learning {
         let of_tokens = |learner: &&Learner| learner.params.iter().any(|p| p.id() == tokens.rows().id());
         let active = self.learners.iter().filter(of_tokens).find(|learner| learner.is_active(done));
         match active {
-            Some(learner) => tokens.after_update(backend, learner.rate(done)),
+            Some(learner) => tokens.after_update(backend, learner.effective_rate(done)),
             None => Ok(()),
         }
     }
@@ -115,7 +115,6 @@ fn learner(config: &TrainConfig, part: Part, params: Vec<Param>) -> Learner {
         start,
         stop,
         params,
-        factors: Vec::new(),
         optimizer: optimizer::build(&config.train, config.decay(part)),
     }
 }
@@ -130,7 +129,6 @@ fn continued(config: &TrainConfig, tokens: &LearnedTokens, rate: f64) -> Learner
         start,
         stop,
         params: vec![tokens.rows().clone()],
-        factors: Vec::new(),
         optimizer: optimizer::build(&config.train, config.decay(Part::Tokens)),
     }
 }

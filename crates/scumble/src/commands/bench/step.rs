@@ -12,8 +12,9 @@ use scumble_model::schedule::{NoiseSchedule, PredictionType};
 use scumble_model::unet::UNet;
 use scumble_tensor::rng::stream;
 use scumble_tensor::{Backend, DType, Param, Tensor};
+use scumble_train::lr_schedule::{Schedule, ScheduleKind};
 use scumble_train::objective::Objective;
-use scumble_train::optimizer::{self, AdamW, Group};
+use scumble_train::optimizer::{AdamW, Learner, learner};
 use scumble_train::step::{self, StepInput, StepOptions, Text};
 
 use super::architecture::{context_width, unet_config};
@@ -40,8 +41,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     let batch = Batch::new(args, context_width(args.arch))?;
     let options = StepOptions { activations: Some(args.precision.dtype()), ..StepOptions::default() };
     let mut measured = Measured::default();
-    let mut optimizer = AdamW::new([0.9, 0.999], 1e-8, 0.01);
-    let groups = [Group { name: "bench".to_owned(), params, lr: 1e-4 }];
+    let mut learners = [learning(params, args.steps as u64 + 1)];
     for index in 0..=args.steps {
         context.terminal.status(&format!("step {index} of {}", args.steps));
         let start = Instant::now();
@@ -55,12 +55,12 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
         if !output.loss.is_finite() {
             return Err(Failure::new("the loss is not finite"));
         }
-        optimizer::apply(&mut optimizer, backend.as_ref(), &groups, output.gradients, 1.0, 1.0)?;
+        learner::apply(&mut learners, backend.as_ref(), output.gradients, index as u64, 1.0)?;
         if index > 0 {
             measured.step.push(start.elapsed().as_secs_f64());
         }
     }
-    for param in &groups[0].params {
+    for param in learner::all_params(&learners) {
         param.set_trainable(false);
     }
     for index in 0..=args.steps {
@@ -145,6 +145,26 @@ impl Batch {
             text: Text::States(&self.states),
             share: &self.share,
         }
+    }
+}
+
+/// AdamW at a constant rate through all steps.
+fn learning(params: Vec<Param>, steps: u64) -> Learner {
+    Learner {
+        name: "bench".to_owned(),
+        lr: 1e-4,
+        schedule: Schedule {
+            kind: ScheduleKind::Constant,
+            warmup: 0,
+            steps,
+            cycles: 1.0,
+            power: 1.0,
+            lr_end: 0.0,
+        },
+        start: 0,
+        stop: steps,
+        params,
+        optimizer: Box::new(AdamW::new([0.9, 0.999], 1e-8, 0.01)),
     }
 }
 
