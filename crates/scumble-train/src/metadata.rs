@@ -114,8 +114,7 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("modelspec.title", config.save.name.clone());
     put("modelspec.resolution", format!("{}x{}", data.width, data.height));
     put("modelspec.prediction_type", if velocity { "v" } else { "epsilon" }.to_owned());
-    let words = Some(config.tokens.add.concat()).filter(|words| !words.is_empty());
-    if let Some(trigger) = data.trigger.clone().or(words) {
+    if let Some(trigger) = config.trigger() {
         put("modelspec.trigger_phrase", trigger);
     }
     put("scumble.config", what_concerns_others(config).to_toml()?);

@@ -12,7 +12,7 @@ use scumble_tensor::ops::cast::cast;
 use scumble_tensor::{Tape, Tensor, Var};
 use serde::Serialize;
 
-use crate::config::{Method, Part};
+use crate::config::{Method, Part, Train};
 use crate::data::DatasetReport;
 use crate::error::{Result, TrainError};
 use crate::full;
@@ -87,8 +87,7 @@ pub fn plan(session: &Session) -> Result<Plan> {
     measure(session)?;
     let (seconds, activations) = measure(session)?;
     let held = memory::stats().live_bytes as f64;
-    // The gradient and two moments beside each parameter.
-    let learning = trainable_parameters as f64 * 12.0;
+    let learning = trainable_parameters as f64 * learning_bytes(train) as f64;
     let memory_bytes = held + learning + activations * IN_FLIGHT * together as f64;
     if let Some(available) = memory_of_machine().filter(|&available| memory_bytes > available) {
         let gib = f64::from(1 << 30);
@@ -118,13 +117,18 @@ pub fn plan(session: &Session) -> Result<Plan> {
     })
 }
 
+/// Bytes beside each number that learns: its gradient, the optimizer's memory, the running mean.
+fn learning_bytes(train: &Train) -> usize {
+    4 + train.optimizer.state_bytes() + if train.ema_decay.is_some() { 4 } else { 0 }
+}
+
 fn files(session: &Session) -> Result<Vec<PlannedFile>> {
-    let adapter = session.adapter(0)?;
     if session.config.method == Method::Full {
         let dtype = output_type(&session.config);
         let bytes = full::planned_bytes(&session.base, dtype, session.config.full.text_encoder);
         return Ok(vec![PlannedFile { format: "diffusers folder".to_owned(), bytes }]);
     }
+    let adapter = session.adapter(0)?;
     let mut files = Vec::new();
     for &format in session.config.save.formats.iter().filter(|_| session.learning.lora.is_some()) {
         let encoded =
@@ -195,4 +199,37 @@ fn memory_of_machine() -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OptimizerKind;
+    use crate::optimizer;
+    use scumble_tensor::Param;
+    use scumble_tensor::reference::ReferenceBackend;
+
+    #[test]
+    fn the_memory_of_each_optimizer_is_what_it_keeps() {
+        for &name in OptimizerKind::NAMES {
+            let train = Train { optimizer: name.parse().unwrap(), ..Train::default() };
+            let values = Tensor::zeros(scumble_tensor::DType::F32, &[64, 64]).unwrap();
+            let param = Param::trainable("w", values);
+            let gradient = Tensor::from_slice(&[1f32; 64 * 64], &[64, 64]).unwrap();
+            let mut optimizer = optimizer::build(&train, 0.0);
+            optimizer.begin();
+            optimizer.update(&ReferenceBackend, &param, &gradient, 1e-3, 1.0).unwrap();
+            optimizer.end(&ReferenceBackend).unwrap();
+            let state = optimizer.state(&ReferenceBackend).unwrap();
+            let bytes: usize = state.values().map(|tensor| tensor.bytes().unwrap().len()).sum();
+            let each = bytes as f64 / (64.0 * 64.0);
+            let told = train.optimizer.state_bytes() as f64;
+            assert!((each - told).abs() <= 1.0, "{name}: {each} bytes, {told} told");
+            assert_eq!(learning_bytes(&train), 4 + train.optimizer.state_bytes());
+            assert_eq!(
+                learning_bytes(&Train { ema_decay: Some(0.9), ..train.clone() }),
+                8 + train.optimizer.state_bytes()
+            );
+        }
+    }
 }

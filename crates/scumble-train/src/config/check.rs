@@ -4,6 +4,7 @@
 
 use super::{CaptionSource, Data, Method, OptimizerKind, Part, Template, Tokens, Train, TrainConfig};
 use crate::error::{Result, TrainError};
+use crate::run::folder::RUN_FILES;
 
 fn refuse<T>(key: &str, value: impl std::fmt::Display, problem: &str, hint: impl Into<String>) -> Result<T> {
     Err(TrainError::Setting {
@@ -50,7 +51,9 @@ impl TrainConfig {
         self.check_validate()
     }
 
-    /// Settings that the method does not use would be ignored, which helps nobody.
+    /// Refuses new words that the method lacks or can't learn, `full.text_encoder` and `lora.text_encoder.train` with
+    /// methods that they are not for, and a second rate for words that learn to the end. Other settings that the method
+    /// does not use, such as `lora.unet` with `full`, have no effect.
     fn check_method(&self) -> Result<()> {
         let (method, words) = (self.method, !self.tokens.add.is_empty());
         let needs_words =
@@ -84,14 +87,16 @@ impl TrainConfig {
         if self.train.optimizer != OptimizerKind::Prodigy {
             return Ok(());
         }
-        for part in Part::ALL.into_iter().filter(|&part| self.learns(part)) {
-            let rate = self.rate(part);
+        let parts = Part::ALL.into_iter().filter(|&part| self.learns(part)).map(|part| {
+            let key = match part {
+                Part::Unet => "train.lr",
+                Part::TextEncoder => "train.lr_text_encoder",
+                Part::Tokens => "train.lr_tokens",
+            };
+            (key, self.rate(part))
+        });
+        for (key, rate) in parts.chain(self.tokens.continue_lr.map(|rate| ("tokens.continue_lr", rate))) {
             if rate < 0.1 {
-                let key = match part {
-                    Part::Unet => "train.lr",
-                    Part::TextEncoder => "train.lr_text_encoder",
-                    Part::Tokens => "train.lr_tokens",
-                };
                 let problem = "prodigy finds the rate itself; this number is a factor of it";
                 return refuse(key, rate, problem, format!("set `{key}` to 1"));
             }
@@ -109,6 +114,11 @@ impl TrainConfig {
         if !plain {
             let hint = "use letters, digits, `-`, `_` and single dots";
             return refuse("save.name", format!("{name:?}"), "can't be a file name everywhere", hint);
+        }
+        let own = RUN_FILES.iter().find(|own| own.eq_ignore_ascii_case(name));
+        if let (Method::Full, Some(own)) = (self.method, own) {
+            let problem = format!("the model's folder would take the place of the run's own `{own}`");
+            return refuse("save.name", format!("{name:?}"), &problem, "choose another name");
         }
         if self.save.formats.is_empty() {
             return refuse(
@@ -365,6 +375,16 @@ mod tests {
             ("learn.unet.warmup", |c| c.learn.unet.warmup = Some(1001)),
             ("save.name", |c| c.save.name = "../up".into()),
             ("save.name", |c| c.save.name = "".into()),
+            ("save.name", |c| (c.method, c.save.name) = (Method::Full, "checkpoints".into())),
+            ("save.name", |c| (c.method, c.save.name) = (Method::Full, "Samples".into())),
+            ("save.name", |c| (c.method, c.save.name) = (Method::Full, "embeddings".into())),
+            ("save.name", |c| (c.method, c.save.name) = (Method::Full, "config.toml".into())),
+            ("tokens.continue_lr", |c| {
+                c.train.optimizer = OptimizerKind::Prodigy;
+                (c.train.lr, c.train.lr_tokens) = (1.0, 1.0);
+                c.tokens.add = vec!["<s>".into()];
+                (c.learn.tokens.stop, c.tokens.continue_lr) = (Some(5), Some(1e-4));
+            }),
             ("save.formats", |c| c.save.formats.clear()),
             ("validate.steps", |c| c.validate.steps = 0),
             ("validate.guidance", |c| c.validate.guidance = f64::NAN),

@@ -1,7 +1,7 @@
 //! What is usual for a subject, an object, a style or a face: settings that a beginner need not know.
 //!
-//! A kind is a layer under everything that is written down. Rates, rank and steps hang together, so each kind states them
-//! all; where they come from: the published presets for SD 1.5 of the original tool and of those that came after it.
+//! A kind is a layer under everything that is written down. Rates, rank and steps hang together, so each kind states
+//! these; batch size and warm-up are the usual ones. Where they come from: the published presets for SD 1.5 of the original tool and of those that came after it.
 
 use toml::Table;
 

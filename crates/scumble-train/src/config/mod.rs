@@ -180,6 +180,22 @@ impl OptimizerKind {
     pub fn usual_beta2(self) -> f64 {
         if self == OptimizerKind::Lion { 0.99 } else { 0.999 }
     }
+
+    /// Bytes that it remembers for each number that learns, about: of large parameters, where it matters.
+    pub fn state_bytes(self) -> usize {
+        match self {
+            // Two moments.
+            OptimizerKind::AdamW => 8,
+            // Two moments in a byte each; their scales are a number for hundreds.
+            OptimizerKind::AdamW8 => 2,
+            // A number for each row and column.
+            OptimizerKind::Adafactor => 1,
+            OptimizerKind::Lion => 4,
+            // Two moments, the sum of gradients and where it began.
+            OptimizerKind::Prodigy => 16,
+            OptimizerKind::Sgd => 0,
+        }
+    }
 }
 
 choice! {
@@ -535,5 +551,45 @@ section! {
         save: Save = Save::default(),
         /// Pictures painted while training.
         validate: Validate = Validate::default(),
+    }
+}
+
+impl TrainConfig {
+    /// What stands for the subject in texts: the trigger, otherwise the new words beside each other. Words in brackets
+    /// need no blank between them (`<s1><s2>`); where letters would meet, they would be read as one word.
+    pub fn trigger(&self) -> Option<String> {
+        let letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let join = |mut all: String, word: &String| {
+            let meets_letters = letter(all.chars().next_back()) || letter(word.chars().next());
+            if !all.is_empty() && meets_letters {
+                all.push(' ');
+            }
+            all + word
+        };
+        let words =
+            || Some(self.tokens.add.iter().fold(String::new(), join)).filter(|words| !words.is_empty());
+        self.data.trigger.clone().or_else(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_words_are_the_trigger_unless_one_is_written_down() {
+        let trigger = |words: &[&str]| {
+            let mut config = TrainConfig::default();
+            config.tokens.add = words.iter().map(|&word| word.to_owned()).collect();
+            config.trigger()
+        };
+        assert_eq!(trigger(&[]), None);
+        assert_eq!(trigger(&["<s1>", "<s2>"]).as_deref(), Some("<s1><s2>"));
+        assert_eq!(trigger(&["moody", "doggo"]).as_deref(), Some("moody doggo"));
+        assert_eq!(trigger(&["<s1>", "doggo", "<s2>"]).as_deref(), Some("<s1> doggo <s2>"));
+        let mut config = TrainConfig::default();
+        config.tokens.add = vec!["<s1>".into()];
+        config.data.trigger = Some("a <s1> dog".into());
+        assert_eq!(config.trigger().as_deref(), Some("a <s1> dog"));
     }
 }

@@ -22,6 +22,18 @@ use crate::checkpoint::Store;
 use crate::config::{Existing, Save};
 use crate::error::{Result, TrainError};
 
+/// What every run may have in its folder, whatever its name.
+pub const RUN_FILES: [&str; 8] = [
+    "before-after.png",
+    "checkpoints",
+    "config.toml",
+    "embeddings",
+    "loss.png",
+    "metrics.jsonl",
+    "run.lock",
+    "samples",
+];
+
 /// A run's folder, locked for this process.
 pub struct RunFolder {
     path: PathBuf,

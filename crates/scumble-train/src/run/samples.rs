@@ -47,11 +47,7 @@ pub fn dataset_options(config: &TrainConfig) -> Result<DatasetOptions> {
         captions: CaptionRules {
             source: data.captions,
             prompt: data.prompt.clone(),
-            // Words beside each other need no blank: the tokenizer finds them anyway.
-            trigger: data
-                .trigger
-                .clone()
-                .or_else(|| Some(config.tokens.add.concat()).filter(|w| !w.is_empty())),
+            trigger: config.trigger(),
             template: data.template,
         },
         unreadable: data.unreadable,
