@@ -5,6 +5,7 @@ mod common;
 
 use common::{Heard, Workplace, adapter, run, run_with};
 use scumble_model::files::{SafetensorsFile, TensorSource};
+use scumble_tensor::DType;
 use scumble_train::config::*;
 use scumble_train::metrics;
 use scumble_train::run::{Outcome, Start};
@@ -453,4 +454,38 @@ fn what_cannot_work_is_refused_before_anything_is_written() {
         })
         .contains("eulr")
     );
+}
+
+#[test]
+fn the_autoencoder_computes_in_f32_whatever_the_precision() {
+    let place = Workplace::new();
+    let mut config = place.config();
+    (config.cache.latents, config.cache.texts) = (CacheMode::Disk, CacheMode::None);
+    config.validate.prompts = vec!["a photo of sks dog".into()];
+    let cached = || {
+        let mut files = Vec::new();
+        let mut folders = vec![place.folder.path().join("runs/cache")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files.sort();
+        files
+    };
+    run(&config).unwrap();
+    let exact = cached();
+    assert!(!exact.is_empty());
+    config.train.precision = Precision::Bf16;
+    let summary = run(&config).unwrap();
+    assert_eq!(cached(), exact, "both precisions have the same latents");
+    assert!(summary.folder.join("samples/step-00000006-0.png").is_file());
+
+    let backend = scumble_cpu::CpuBackend::new(Some(2)).unwrap();
+    let load = |dtype| scumble_train::run::base::Base::load(&config.base, dtype, &backend, &|_| {}).unwrap();
+    let (exact, short) = (load(DType::F32), load(DType::BF16));
+    assert_eq!((short.vae.dtype(), short.unet.dtype()), (DType::F32, DType::BF16));
+    assert_eq!(exact.vae_hash, short.vae_hash);
+    assert_ne!(exact.text_hash, short.text_hash);
 }

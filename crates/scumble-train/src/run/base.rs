@@ -46,7 +46,7 @@ pub struct Base {
     pub files: BaseFiles,
     /// Hash of the text encoder's weights, with the type that it computes in: what cached texts depend on.
     pub text_hash: String,
-    /// Hash of the VAE's weights, with the type that it computes in: what cached latents depend on.
+    /// Hash of the VAE's weights: what cached latents depend on.
     pub vae_hash: String,
     /// Hash of all weights and the noise schedule.
     pub hash: String,
@@ -55,7 +55,8 @@ pub struct Base {
 impl Base {
     /// Opens and loads the base that a configuration names.
     ///
-    /// The networks are loaded as `dtype` and compute in it.
+    /// UNet and text encoder are loaded as `dtype` and compute in it. The VAE computes in f32 whatever the precision:
+    /// some overflow in fewer bits, and what it gives is kept for the whole run.
     pub fn load(
         config: &BaseConfig,
         dtype: DType,
@@ -87,7 +88,7 @@ impl Base {
         let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend, dtype)?;
         let text = &files.text_encoder;
         let text_encoder = TextEncoder::load(&text.config, text.weights.as_ref(), backend, dtype)?;
-        let vae = Vae::load(&files.vae.config, files.vae.weights.as_ref(), backend, dtype)?;
+        let vae = Vae::load(&files.vae.config, files.vae.weights.as_ref(), backend, DType::F32)?;
         let tokenizer = files.tokenizer.open()?;
         if text_encoder.token_embedding().rows() < tokenizer.vocab_size() {
             return Err(TrainError::Mismatch {
@@ -121,7 +122,7 @@ impl Base {
             schedule,
             files,
             text_hash: computed_in(text_hash, dtype),
-            vae_hash: computed_in(vae_hash, dtype),
+            vae_hash,
             hash: hex(&hash.finalize()),
         })
     }

@@ -73,7 +73,10 @@ pub fn paint(
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let Some(latents) = pipeline.denoise(run, watch)? else { return Ok(None) };
-    let rgb = to_rgb8(&pipeline.decode(&latents)?)?.into_iter().next();
+    // The decoder takes latents in the type of its own weights.
+    let decoder =
+        TextToImage::new(Arc::clone(backend), base.vae.dtype(), &base.text_encoder, &base.unet, &base.vae);
+    let rgb = to_rgb8(&decoder.decode(&latents)?)?.into_iter().next();
     let picture = rgb.and_then(|rgb| Picture::from_rgb(rgb.width, rgb.height, rgb.pixels));
     picture.map(Some).ok_or_else(|| TrainError::Mismatch {
         what: "the decoder's picture".to_owned(),
