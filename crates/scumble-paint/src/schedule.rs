@@ -1,7 +1,8 @@
 //! How an adapter's strength on the UNet changes over the steps of a picture.
 //!
-//! With `p` the place in the run, 0 at the first call of the model and 1 at the last, and `s` at the start of each call's
-//! share of the run (`call / calls`):
+//! With `p` the place in the sampler's whole schedule, 0 at its first call of the model and 1 at its last, and `s` at the
+//! start of each call's share of it (`call / calls`). A picture that begins with another one leaves the first calls out, so
+//! it begins at a later place:
 //!
 //! ```text
 //! constant  1        linear:a:b  a + (b - a) p        cosine:a:b  a + (b - a) (1 - cos(pi p)) / 2

@@ -65,9 +65,12 @@ pub struct Folders {
 /// Adapters and learned words on a base. Dropped, the base is as before, but for folded ones.
 pub struct Worn<'s> {
     studio: &'s Studio,
-    adapters: Vec<(AdapterUse, Option<Attached>)>,
+    adapters: On,
     words: Words,
 }
+
+/// Adapters that come off again when this is dropped, however far it came.
+struct On(Vec<(AdapterUse, Option<Attached>)>);
 
 /// What a watcher is told after each call of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,11 +132,7 @@ impl Studio {
         for file in embeddings {
             learned.extend(words::read(&file.file, file.token.as_deref())?);
         }
-        let mut worn = Worn {
-            studio: self,
-            adapters: Vec::new(),
-            words: Words::new(&self.tokenizer, [1, 1], &[])?.0, // replaced below
-        };
+        let mut on = On(Vec::new());
         for adapter in adapters {
             let loaded = load_adapter(&adapter.file, &table, ReadOptions { partial: options.partial })?;
             if !loaded.report.is_complete() {
@@ -146,12 +145,12 @@ impl Studio {
             let strength = Strength { unet: adapter.unet, text_encoder: adapter.text };
             if options.fold {
                 fold(&loaded.adapter, self.towers(), strength, self.backend.as_ref())?;
-                worn.adapters.push((adapter.clone(), None));
+                on.0.push((adapter.clone(), None));
             } else {
                 let attached = attach(&loaded.adapter, self.towers(), strength, self.backend.as_ref())?;
                 let paths = attached.paths();
                 // Pushed first, so that it comes off again where a block is wrong.
-                worn.adapters.push((adapter.clone(), Some(attached)));
+                on.0.push((adapter.clone(), Some(attached)));
                 adapter.check_blocks(&paths)?;
             }
         }
@@ -166,7 +165,7 @@ impl Studio {
             Ok(Param::frozen("learned words", rows))
         });
         embedding.set_added(added.transpose()?)?;
-        worn.words = words;
+        let worn = Worn { studio: self, adapters: on, words };
         worn.set_place(0, 1);
         Ok(worn)
     }
@@ -192,6 +191,7 @@ pub fn sampler_kind(scheduler_config: &Value, request: &Request) -> Result<&'sta
 /// Checks what can be checked of a request before the networks are loaded.
 pub fn check(files: &BaseFiles, request: &Request) -> Result<()> {
     request.check()?;
+    check_files(request)?;
     let kind = sampler_kind(&files.scheduler_config, request)?;
     let second = request.hires.and_then(|hires| hires.steps);
     for steps in [Some(request.steps), second].into_iter().flatten() {
@@ -200,6 +200,22 @@ pub fn check(files: &BaseFiles, request: &Request) -> Result<()> {
     if request.eta > 0.0 && kind.name != "ddim" {
         let reason = format!("the sampler {} has no such setting", kind.name);
         return Err(PaintError::setting("--eta", reason, "use --sampler ddim"));
+    }
+    Ok(())
+}
+
+/// Errors on words, pictures and masks that are not there. Pictures keep only the names of those that were given by
+/// absolute paths, so a request that one brought may lack them.
+fn check_files(request: &Request) -> Result<()> {
+    let init = request.init.as_ref();
+    let embeddings = request.embeddings.iter().map(|file| ("embedding", &file.file, "--embedding"));
+    let picture = init.map(|init| ("picture", &init.image, "--init-image"));
+    let mask = init.and_then(|init| init.mask.as_ref()).map(|mask| ("mask", &mask.image, "--mask"));
+    for (what, path, option) in embeddings.chain(picture).chain(mask) {
+        if !path.exists() {
+            let hint = format!("say with {option} where it is");
+            return Err(PaintError::file(what, path.display().to_string(), "there is no such file", hint));
+        }
     }
     Ok(())
 }
@@ -238,7 +254,7 @@ struct States {
 impl Worn<'_> {
     /// Sets every strength for call `call` of `calls`.
     fn set_place(&self, call: usize, calls: usize) {
-        for (adapter, attached) in &self.adapters {
+        for (adapter, attached) in &self.adapters.0 {
             let factor = adapter.schedule.factor(call, calls);
             if let Some(attached) = attached {
                 attached.set_strengths(|path| adapter.strength(path, factor));
@@ -247,7 +263,7 @@ impl Worn<'_> {
     }
 
     fn take_off(&self) {
-        for attached in self.adapters.iter().filter_map(|(_, attached)| attached.as_ref()) {
+        for attached in self.adapters.0.iter().filter_map(|(_, attached)| attached.as_ref()) {
             attached.set_strengths(|_| 0.0);
         }
     }
@@ -513,13 +529,18 @@ fn enlarged(latents: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     Ok(Tensor::from_slice(&out, &[n, c, height, width])?)
 }
 
-impl Drop for Worn<'_> {
+impl Drop for On {
     fn drop(&mut self) {
-        for (_, attached) in self.adapters.drain(..) {
+        for (_, attached) in self.0.drain(..) {
             if let Some(attached) = attached {
                 attached.detach();
             }
         }
+    }
+}
+
+impl Drop for Worn<'_> {
+    fn drop(&mut self) {
         // Taking rows away cannot fail.
         self.studio.text_encoder.token_embedding().set_added(None).ok();
     }
@@ -528,6 +549,27 @@ impl Drop for Worn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::{Init, Mask};
+
+    #[test]
+    fn files_that_are_not_there_are_named_with_their_option() {
+        let there = tempfile::NamedTempFile::new().unwrap();
+        let mask = |image: PathBuf| Mask { image, invert: false, blur: 0.0, keep_unmasked: false };
+        let init = |image: PathBuf, mask| Some(Init { image, strength: 0.5, mask });
+        let mut request = Request::default();
+        let refused = |request: &Request, name: &str, option: &str| {
+            let error = check_files(request).unwrap_err();
+            assert!(error.to_string().contains(name) && error.hints()[0].contains(option), "{error}");
+        };
+        request.init = init("gone.png".into(), None);
+        refused(&request, "gone.png", "--init-image");
+        request.init = init(there.path().into(), Some(mask("gone-mask.png".into())));
+        refused(&request, "gone-mask.png", "--mask");
+        request.init = init(there.path().into(), Some(mask(there.path().into())));
+        check_files(&request).unwrap();
+        request.embeddings = vec![EmbeddingUse { file: "gone.pt".into(), token: None }];
+        refused(&request, "gone.pt", "--embedding");
+    }
 
     #[test]
     fn latents_grow_linearly() {
