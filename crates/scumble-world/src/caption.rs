@@ -79,8 +79,7 @@ fn phrase(item: &Item, with_size: bool, with_form: bool) -> String {
     let first = match item.count {
         Count::Two => "two",
         Count::Three => "three",
-        Count::One if words[0].starts_with(['a', 'e', 'i', 'o', 'u']) => "an",
-        Count::One => "a",
+        Count::One => article(words[0]),
     };
     format!("{first} {}", words.join(" "))
 }
@@ -147,7 +146,8 @@ fn sky(sky: Sky, dice: &mut Dice) -> Option<String> {
     })
 }
 
-fn article(word: &str) -> &'static str {
+/// "a" or "an".
+pub(crate) fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 

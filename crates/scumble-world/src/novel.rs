@@ -2,6 +2,7 @@
 //!
 //! A subject has its own fixed colours and stands in the known world, in known styles; a style draws known things.
 
+use crate::caption::article;
 use crate::colour::Colour;
 use crate::dice::Dice;
 use crate::paint::{Painting, SizedArt, Style, paint_beside};
@@ -95,7 +96,7 @@ impl Set {
         Scene { style, ground, sky, place: Place::Middle, items: Vec::new(), grain }
     }
 
-    /// The `n`-th picture.
+    /// The `n`-th picture, `size` pixels square; sizes as [`Scene::paint`] takes them.
     pub fn paint(self, n: usize, size: usize) -> Painting {
         let scene = self.scene(n);
         let art = match self {
@@ -118,11 +119,10 @@ impl Set {
                 .rsplit_once(", ")
                 .map_or(String::new(), |(what, _)| format!("{what}, in {} style", self.name()));
         }
-        let article = if self == Set::Owl { "an" } else { "a" };
         let around = scene.full_caption();
         let around = around.rsplit_once(", ").map_or("", |(what, _)| what.trim());
         let around = if around.is_empty() { String::new() } else { format!(" {around}") };
-        format!("{article} {}{around}, {}", self.name(), scene.style.word())
+        format!("{} {}{around}, {}", article(self.name()), self.name(), scene.style.word())
     }
 }
 
@@ -207,6 +207,7 @@ fn owl() -> Art {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paint::SIZES;
 
     #[test]
     fn sets_have_pictures_and_captions_that_name_them() {
@@ -219,5 +220,14 @@ mod tests {
             }
         }
         assert_eq!(Set::named("cat"), None);
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_painted_are_brought_to_the_nearest_one() {
+        for set in [Set::Robot, Set::Neon] {
+            assert_eq!(set.paint(0, 0), set.paint(0, *SIZES.start()));
+            let large = set.paint(0, usize::MAX);
+            assert_eq!((large.size, large.rgb.len()), (1024, 1024 * 1024 * 3));
+        }
     }
 }

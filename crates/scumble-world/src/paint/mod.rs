@@ -92,7 +92,6 @@ pub const SIZES: std::ops::RangeInclusive<usize> = 16..=1024;
 impl Scene {
     /// The picture, `size` pixels square (16 to 1024; others are brought to the nearer end).
     pub fn paint(&self, size: usize) -> Painting {
-        let size = size.clamp(*SIZES.start(), *SIZES.end());
         let mut dice = Dice::new(self.grain, "grain", 0);
         let patches = layout::patches(self, &mut dice);
         paint(self.style, &patches, size, &mut dice)
@@ -117,8 +116,9 @@ pub(crate) fn paint_beside(scene: &Scene, extra: &SizedArt, size: usize) -> Pain
     paint(scene.style, &patches, size, &mut dice)
 }
 
-/// Paints patches in a style.
+/// Paints patches in a style, at the nearest size that can be painted.
 pub(crate) fn paint(style: Style, patches: &[Patch], size: usize, dice: &mut Dice) -> Painting {
+    let size = size.clamp(*SIZES.start(), *SIZES.end());
     let brush = match style {
         Style::Flat => styles::flat(patches, size, true),
         Style::Outlined => styles::outlined(patches, size),
