@@ -153,7 +153,7 @@ impl AdapterError {
                 "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"
             }
             Self::DifferentModels { .. } => "give the base that the tuned model was made from",
-            Self::UnknownFamily { .. } => "give the base that it was made for with `--base`",
+            Self::UnknownFamily { .. } => "give the base that it was made for with `--for`",
             Self::NeedsBase { .. } => "give the base that the adapter was made for",
             Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",
             _ => return Vec::new(),

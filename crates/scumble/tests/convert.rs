@@ -39,8 +39,8 @@ fn an_adapter_keeps_its_factors_in_another_dialect() {
 #[test]
 fn a_folder_that_is_no_model_is_never_replaced() {
     let place = Place::with(&[]);
-    std::fs::create_dir(place.path("pictures")).unwrap();
-    std::fs::write(place.path("pictures/dog.txt"), b"mine").unwrap();
+    std::fs::create_dir(place.path("album")).unwrap();
+    std::fs::write(place.path("album/dog.txt"), b"mine").unwrap();
     let convert = |to: &str| {
         let mut command = place.scumble();
         command
@@ -49,13 +49,13 @@ fn a_folder_that_is_no_model_is_never_replaced() {
             .args([to, "--to", "folder", "--force"]);
         command
     };
-    let message = fail(&mut convert("pictures"), 1);
+    let message = fail(&mut convert("album"), 1);
     assert!(message.contains("no model"), "{message}");
     std::fs::create_dir(place.path("models")).unwrap();
     std::fs::copy(fixture("single_file/tiny-sd1.ckpt"), place.path("models/a.ckpt")).unwrap();
     let message = fail(place.scumble().args(["convert", "models/a.ckpt", "models", "--force"]), 1);
     assert!(message.contains("lies in"), "{message}");
-    assert_eq!(place.bytes("pictures/dog.txt"), b"mine");
+    assert_eq!(place.bytes("album/dog.txt"), b"mine");
     run(&mut convert("model"));
     run(&mut convert("model"));
 }

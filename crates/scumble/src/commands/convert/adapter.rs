@@ -17,7 +17,7 @@ use crate::failure::{Failure, Outcome, Result};
 #[command(next_help_heading = "Adapters and embeddings")]
 pub struct AdapterOptions {
     /// The base they were made for: sd1, sd2, sdxl, or a model's folder (for SD 1 and 2 also a file or a name on the Hub) [default: told by names and sizes]
-    #[arg(long, value_name = "BASE")]
+    #[arg(long = "for", alias = "base", value_name = "BASE")]
     pub base: Option<String>,
     /// Take what fits when some tensors of the input have no place, and say what was left
     #[arg(long)]
@@ -43,7 +43,7 @@ impl AdapterOptions {
     /// One of the options that was used.
     pub fn given(&self) -> Option<&'static str> {
         let used = [
-            ("--base", self.base.is_some()),
+            ("--for", self.base.is_some()),
             ("--allow-partial", self.allow_partial),
             ("--tokens", self.tokens != TokenChoice::Refuse),
             ("--token", self.token.is_some()),
