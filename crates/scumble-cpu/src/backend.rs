@@ -10,8 +10,8 @@ use crate::engine::Engine;
 use crate::pool::Pool;
 use crate::tier::Tier;
 use crate::{
-    activation, adamw, attention, conv, elementwise, embedding, group_norm, layer_norm, layout, loss, matmul,
-    reduce,
+    activation, adamw, attention, channels, conv, elementwise, embedding, group_norm, layer_norm, layout,
+    loss, matmul, outer, reduce, swap,
 };
 
 /// The CPU: an instruction tier and a pool of threads. Cheap to share, dear to make (it starts its threads).
@@ -192,6 +192,32 @@ impl Backend for CpuBackend {
 
     fn mul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         elementwise::mul(&self.engine, a, b)
+    }
+
+    fn scale_channels(
+        &self,
+        x: &Tensor,
+        s: &Tensor,
+        bias: Option<&Tensor>,
+        add: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        channels::scale_channels(&self.engine, x, s, bias, add)
+    }
+
+    fn dot_rows(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        channels::dot_rows(&self.engine, a, b)
+    }
+
+    fn outer(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        outer::outer(&self.engine, a, b)
+    }
+
+    fn outer_grad(&self, dy: &Tensor, a: &Tensor, b: &Tensor) -> Result<[Tensor; 2]> {
+        outer::outer_grad(&self.engine, dy, a, b)
+    }
+
+    fn swap_middle(&self, x: &Tensor) -> Result<Tensor> {
+        swap::swap_middle(&self.engine, x)
     }
 
     fn add_per_image(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {

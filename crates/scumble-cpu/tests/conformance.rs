@@ -50,8 +50,19 @@ fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
         backend.group_norm_grad(&picture, &picture, &gamma, &beta, &stats, spec, wanted).unwrap();
     let (d_gamma, d_beta) = norm_grads.affine.unwrap();
     let sums = backend.sum_rows(&picture).unwrap();
+    let (rows, others) = (random(&mut Generator::new(8), &[3, 4, 701], DType::F32), d_gamma.clone());
+    let pairs = backend.outer(&rows, &rows).unwrap();
+    let [d_rows, _] = backend.outer_grad(&pairs, &rows, &rows).unwrap();
+    let scaled = backend.scale_channels(&picture, &others, None, Some(&picture)).unwrap();
+    let products = backend.dot_rows(&picture, &scaled).unwrap();
+    let swapped = backend.swap_middle(&picture).unwrap();
+    let adapters = [pairs, d_rows, scaled, products, swapped];
     let grads = [grads.q, grads.k, grads.v, norm_grads.x].into_iter().map(Option::unwrap);
-    [y, d_x, d_w, wide, tall, o, lse, norm, stats, d_gamma, d_beta, sums].into_iter().chain(grads).collect()
+    [y, d_x, d_w, wide, tall, o, lse, norm, stats, d_gamma, d_beta, sums]
+        .into_iter()
+        .chain(grads)
+        .chain(adapters)
+        .collect()
 }
 
 #[test]

@@ -339,6 +339,21 @@ pub trait Backend: Send + Sync {
     fn scale(&self, x: &Tensor, alpha: f32) -> Result<Tensor>;
     /// Element-wise product, same shapes.
     fn mul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
+    /// `x [..., c] s [c] + bias [c] + add`, `s` f32 beside every element type, `add` as `x`.
+    fn scale_channels(
+        &self,
+        x: &Tensor,
+        s: &Tensor,
+        bias: Option<&Tensor>,
+        add: Option<&Tensor>,
+    ) -> Result<Tensor>;
+    /// `a`, `b` `[..., c]` -> f32 `[c]`: the sum over all rows of `a b`.
+    fn dot_rows(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
+    /// f32 `a [n, p, c]`, `b [n, q, c]` -> f32 `[n, p, q, c]`: the products of all pairs of rows.
+    fn outer(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
+    /// Gradients of [`Backend::outer`] for `a` and `b`, f32.
+    fn outer_grad(&self, dy: &Tensor, a: &Tensor, b: &Tensor) -> Result<[Tensor; 2]>;
+
     /// `x [n, ..., c] + t [n, c]`, `t` repeated over everything between.
     fn add_per_image(&self, x: &Tensor, t: &Tensor) -> Result<Tensor>;
     /// `x [n, ..., c]` -> `[n, c]`: the sum over everything between.
@@ -348,6 +363,8 @@ pub trait Backend: Send + Sync {
     /// Sum of squares of all elements, in f64.
     fn sum_squares(&self, x: &Tensor) -> Result<f64>;
 
+    /// `x [n, a, b, c]` -> `[n, b, a, c]`.
+    fn swap_middle(&self, x: &Tensor) -> Result<Tensor>;
     /// Side by side along the last dimension.
     fn concat_channels(&self, parts: &[&Tensor]) -> Result<Tensor>;
     /// `len` channels from `start` on.

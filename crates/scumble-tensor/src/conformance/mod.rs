@@ -5,6 +5,7 @@
 //! the element type under test. Inputs are rounded to that type first, so that both see the same numbers. The results
 //! must agree within [`Tolerance`], the two runs byte for byte, and no operand may have changed.
 
+mod adapter;
 mod attention;
 mod conv2d;
 mod layout;
@@ -162,6 +163,7 @@ pub fn cases() -> Vec<Case> {
         pointwise::cases,
         layout::cases,
         training::cases,
+        adapter::cases,
     ];
     lists.into_iter().flat_map(|list| list()).collect()
 }

@@ -22,8 +22,22 @@ pub fn low_rank(tape: &Tape<'_>, x: &Var, down: &Var, up: &Var, scale: f32, add:
     scaled(tape, &hidden, up, None, Some(add), scale)
 }
 
+/// `a [m, k] b [k, n]`, both parameters: `da = dy b^T`, `db = a^T dy`.
+pub fn product(tape: &Tape<'_>, a: &Var, b: &Var) -> Result<Var> {
+    let y = tape.backend().matmul(MatMul::nn(a.value(), b.value()))?;
+    Ok(tape.record(&[a, b], y, || {
+        let saved_b = a.needs_grad().then(|| b.value().clone());
+        let saved_a = b.needs_grad().then(|| a.value().clone());
+        move |backend, d_y, _| {
+            let d_a = saved_b.map(|b| backend.matmul(MatMul::nt(d_y, &b))).transpose()?;
+            let d_b = saved_a.map(|a| backend.matmul(MatMul::tn(&a, d_y))).transpose()?;
+            Ok(vec![d_a, d_b])
+        }
+    }))
+}
+
 /// `alpha * x W^T + bias + add`.
-pub(crate) fn scaled(
+pub fn scaled(
     tape: &Tape<'_>,
     x: &Var,
     w: &Var,
@@ -129,6 +143,7 @@ mod tests {
             linear(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]))
         });
         check_gradients(&[&[3, 5], &[4, 5]], |tape, v| linear(tape, &v[0], &v[1], None, None));
+        check_gradients(&[&[3, 5], &[5, 4]], |tape, v| product(tape, &v[0], &v[1]));
         check_gradients(&[&[3, 5], &[2, 5], &[4, 2], &[3, 4]], |tape, v| {
             low_rank(tape, &v[0], &v[1], &v[2], 0.75, &v[3])
         });

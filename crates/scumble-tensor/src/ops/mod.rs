@@ -9,6 +9,7 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cast;
+pub mod channels;
 pub mod concat;
 pub mod conv2d;
 pub mod dropout;
@@ -19,7 +20,9 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod mul;
+pub mod outer;
 pub mod scale;
+pub mod swap;
 #[cfg(test)]
 mod testing;
 pub mod timestep;

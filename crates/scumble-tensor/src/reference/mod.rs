@@ -11,8 +11,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, shape_error};
 use crate::ops::linear::{Strides, plain_matmul, plain_sum_rows};
 use crate::ops::{
-    adamw, add, attention, check_dims, check_numel, check_range, concat, conv2d, embedding, geglu,
-    group_norm, layer_norm, loss, per_image, upsample,
+    adamw, add, attention, channels, check_dims, check_numel, check_range, concat, conv2d, embedding, geglu,
+    group_norm, layer_norm, loss, outer, per_image, swap, upsample,
 };
 use crate::tensor::{Device, Tensor};
 
@@ -265,6 +265,41 @@ impl Backend for ReferenceBackend {
 
     fn mul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         map2(a, b, "mul", |a, b| a * b)
+    }
+
+    fn scale_channels(
+        &self,
+        x: &Tensor,
+        s: &Tensor,
+        bias: Option<&Tensor>,
+        add: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        channels::check(x, s, bias, add)?;
+        let y = channels::plain(&wide(x)?, &wide(s)?);
+        like(x, &add_all(add_all(y, bias)?, add)?)
+    }
+
+    fn dot_rows(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        check_dims("dot_rows", "second operand", a.dims(), b)?;
+        let c = a.shape().last();
+        rounded(&channels::plain_dot_rows(&wide(a)?, &wide(b)?, c), grad_dtype(a.dtype()), &[c])
+    }
+
+    fn outer(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        let sizes = outer::sizes(a, b)?;
+        rounded(&outer::plain(&wide(a)?, &wide(b)?, sizes), a.dtype(), &sizes)
+    }
+
+    fn outer_grad(&self, dy: &Tensor, a: &Tensor, b: &Tensor) -> Result<[Tensor; 2]> {
+        let sizes = outer::sizes(a, b)?;
+        check_dims("outer_grad", "dy", &sizes, dy)?;
+        let [d_a, d_b] = outer::plain_grad(&wide(dy)?, &wide(a)?, &wide(b)?, sizes);
+        Ok([like(a, &d_a)?, like(b, &d_b)?])
+    }
+
+    fn swap_middle(&self, x: &Tensor) -> Result<Tensor> {
+        let [n, a, b, c] = swap::sizes(x)?;
+        rounded(&swap::plain(&wide(x)?, [n, a, b, c]), x.dtype(), &[n, b, a, c])
     }
 
     fn add_per_image(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
