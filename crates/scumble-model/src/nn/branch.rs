@@ -1,13 +1,15 @@
 //! What an adapter adds to a projection.
 //!
-//! A [`Branch`] sees the projection's input and its output so far and returns the new output, so a multiplicative or
-//! a weight-decomposed adapter is as possible as an additive one. [`LowRank`] is the LoRA (Hu et al. 2021):
+//! A [`Branch`] sees the projection's input and its output so far and returns the new output. One that changes the
+//! product itself, before bias and residual are added, is also a [`Rescaling`]. [`LowRank`] is the LoRA (Hu et al. 2021):
 //!
 //! ```text
 //! y + scale * up(down(dropout(x))),   down [r, in] or [r, kh, kw, in],   up [out, r]
 //! ```
 //!
-//! On a convolution `down` is a convolution with the base's kernel, stride and padding and `up` is 1x1.
+//! On a convolution `down` is a convolution with the base's kernel, stride and padding and `up` is 1x1. Factors that
+//! began as a part of the base weight (PiSSA, Meng et al. 2024) count from where they began: what the first factors do is
+//! taken away, which is the same as taking their product from the weight, without touching it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -27,6 +29,11 @@ pub trait Branch: Send + Sync {
     /// The new output, from the projection's input `x` and its output so far `y`.
     fn forward(&self, tape: &Tape<'_>, projection: &Projection, x: &Var, y: Var) -> Result<Var>;
 
+    /// Itself, if it changes the product and not only the output; its [`Branch::forward`] is not called then.
+    fn rescaling(&self) -> Option<&dyn Rescaling> {
+        None
+    }
+
     /// What training can change.
     fn params(&self) -> Vec<Param>;
 
@@ -34,10 +41,34 @@ pub trait Branch: Send + Sync {
     fn delta(&self, backend: &dyn Backend, projection: &Projection) -> Result<Tensor>;
 }
 
+/// What is added to a projection's product.
+#[derive(Clone, Copy, Default)]
+pub struct Addends<'v> {
+    /// `[out]`.
+    pub bias: Option<&'v Var>,
+    /// As the output.
+    pub residual: Option<&'v Var>,
+}
+
+/// A branch that changes the product. One projection takes one of them.
+pub trait Rescaling {
+    /// The output, from the projection's input and its product with the base weight alone.
+    fn output(
+        &self,
+        tape: &Tape<'_>,
+        projection: &Projection,
+        x: &Var,
+        product: &Var,
+        addends: Addends<'_>,
+    ) -> Result<Var>;
+}
+
 /// A low-rank branch.
 pub struct LowRank {
     down: Param,
     up: Param,
+    /// Factors whose product does not count, frozen.
+    start: Option<[Param; 2]>,
     scale: AtomicU32,
     dropout: f32,
     site: u64,
@@ -46,7 +77,13 @@ pub struct LowRank {
 impl LowRank {
     /// `down [r, in]` or `[r, kh, kw, in]`, `up [out, r]`; `scale` is `alpha / r` times the strength.
     pub fn new(down: Param, up: Param, scale: f32) -> Self {
-        Self { down, up, scale: AtomicU32::new(scale.to_bits()), dropout: 0.0, site: 0 }
+        Self { down, up, start: None, scale: AtomicU32::new(scale.to_bits()), dropout: 0.0, site: 0 }
+    }
+
+    /// Lets the product count from that of these factors on.
+    pub fn counted_from(mut self, down: Param, up: Param) -> Self {
+        self.start = Some([down, up]);
+        self
     }
 
     /// Drops inputs with `probability` while a tape trains; `site` sets this branch's masks apart from all others.
@@ -81,27 +118,61 @@ impl LowRank {
     }
 }
 
+/// Errors unless a parameter has the sizes that it must have on `projection`.
+pub(super) fn expect(
+    projection: &Projection,
+    what: &'static str,
+    expected: &[usize],
+    found: &Param,
+) -> Result<()> {
+    if found.value().dims() == expected {
+        return Ok(());
+    }
+    let expected = format!("{expected:?} for {}", projection.path());
+    Err(shape_error("attach", what, expected, found.value().shape()))
+}
+
+/// Errors unless `down` and `up` are a pair of `projection`.
+pub(super) fn expect_pair(projection: &Projection, down: &Param, up: &Param) -> Result<()> {
+    let rank = down.value().shape().first();
+    let mut dims = projection.weight().value().dims().to_vec();
+    if let Some(first) = dims.first_mut() {
+        *first = rank;
+    }
+    expect(projection, "down", &dims, down)?;
+    expect(projection, "up", &[projection.out_features(), rank], up)
+}
+
+/// `add + scale * up(down(x))`, as the projection's kind has it.
+pub(super) fn pair(
+    tape: &Tape<'_>,
+    projection: &Projection,
+    x: &Var,
+    [down, up]: [&Var; 2],
+    scale: f32,
+    add: &Var,
+) -> Result<Var> {
+    match projection.kind() {
+        Kind::Linear => low_rank(tape, x, down, up, scale, add),
+        Kind::Conv2d(spec) => low_rank_conv(tape, x, down, up, scale, spec, add),
+    }
+}
+
+/// `alpha * up @ down` as f32 `[out, columns]`.
+pub(super) fn product(backend: &dyn Backend, down: &Param, up: &Param, alpha: f32) -> Result<Tensor> {
+    let (down, up) = (down.value(), up.value());
+    let rank = down.shape().first();
+    let down = backend.cast(&down.reshape(&[rank, down.numel() / rank.max(1)])?, DType::F32)?;
+    let up = backend.cast(&up, DType::F32)?;
+    backend.matmul(MatMul { alpha, ..MatMul::nn(&up, &down) })
+}
+
 impl Branch for LowRank {
     fn check(&self, projection: &Projection) -> Result<()> {
-        let rank = self.rank();
-        let mut down = projection.weight().value().dims().to_vec();
-        if let Some(first) = down.first_mut() {
-            *first = rank;
+        if let Some([down, up]) = &self.start {
+            expect_pair(projection, down, up)?;
         }
-        let up = [projection.out_features(), rank];
-        let expect = |what, expected: &[usize], found: &Param| {
-            if found.value().dims() == expected {
-                return Ok(());
-            }
-            Err(shape_error(
-                "attach",
-                what,
-                format!("{expected:?} for {}", projection.path()),
-                found.value().shape(),
-            ))
-        };
-        expect("down", &down, &self.down)?;
-        expect("up", &up, &self.up)
+        expect_pair(projection, &self.down, &self.up)
     }
 
     fn forward(&self, tape: &Tape<'_>, projection: &Projection, x: &Var, y: Var) -> Result<Var> {
@@ -110,11 +181,11 @@ impl Branch for LowRank {
             return Ok(y);
         }
         let x = dropout(tape, x, self.dropout, self.site)?;
-        let (down, up) = (tape.param(&self.down), tape.param(&self.up));
-        match projection.kind() {
-            Kind::Linear => low_rank(tape, &x, &down, &up, scale, &y),
-            Kind::Conv2d(spec) => low_rank_conv(tape, &x, &down, &up, scale, spec, &y),
+        let mut y = y;
+        if let Some([down, up]) = &self.start {
+            y = pair(tape, projection, &x, [&tape.param(down), &tape.param(up)], -scale, &y)?;
         }
+        pair(tape, projection, &x, [&tape.param(&self.down), &tape.param(&self.up)], scale, &y)
     }
 
     fn params(&self) -> Vec<Param> {
@@ -122,12 +193,11 @@ impl Branch for LowRank {
     }
 
     fn delta(&self, backend: &dyn Backend, projection: &Projection) -> Result<Tensor> {
-        let (down, up) = (self.down.value(), self.up.value());
-        let rank = down.shape().first();
-        let down = backend.cast(&down.reshape(&[rank, down.numel() / rank.max(1)])?, DType::F32)?;
-        let up = backend.cast(&up, DType::F32)?;
-        let product = backend.matmul(MatMul { alpha: self.scale(), ..MatMul::nn(&up, &down) })?;
-        product.reshape(projection.weight().value().dims())
+        let mut delta = product(backend, &self.down, &self.up, self.scale())?;
+        if let Some([down, up]) = &self.start {
+            delta = backend.add_scaled(&delta, &product(backend, down, up, self.scale())?, -1.0)?;
+        }
+        delta.reshape(projection.weight().value().dims())
     }
 }
 

@@ -4,6 +4,8 @@
 //! y = W x + b (+ add),  then every attached branch:  y <- branch(x, y)
 //! ```
 //!
+//! A branch that changes the product itself (at most one) gets `W x` alone and adds bias and residual in the end.
+//!
 //! Weights are `[out, in]` for linear layers and `[out, kh, kw, in]` for convolutions. Branches are attached and
 //! detached through `&self`: a model in use can change its adapters between two calls.
 
@@ -14,7 +16,7 @@ use scumble_tensor::ops::conv2d::conv2d;
 use scumble_tensor::ops::linear::linear;
 use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var, shape_error};
 
-use super::branch::Branch;
+use super::branch::{Addends, Branch};
 use super::observe::Tap;
 
 /// What a projection computes.
@@ -97,9 +99,14 @@ impl Projection {
         self.bias.as_ref()
     }
 
-    /// Adds a branch behind those already there; errors when it does not fit this projection.
+    /// Adds a branch behind those already there; errors when it does not fit this projection, or when it is the second
+    /// that changes the product.
     pub fn attach(&self, branch: Arc<dyn Branch>) -> Result<()> {
         branch.check(self)?;
+        if branch.rescaling().is_some() && self.branches().iter().any(|other| other.rescaling().is_some()) {
+            let expected = format!("one branch that rescales {}", self.path());
+            return Err(shape_error("attach", "branches", expected, "a second one"));
+        }
         let mut branches = self.branches.write().unwrap_or_else(PoisonError::into_inner);
         *branches = branches.iter().cloned().chain([branch]).collect();
         Ok(())
@@ -136,16 +143,29 @@ impl Projection {
     }
 
     fn compute(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {
-        let weight = tape.param(&self.weight);
         let bias = self.bias.as_ref().map(|bias| tape.param(bias));
-        let mut y = match self.kind {
-            Kind::Linear => linear(tape, x, &weight, bias.as_ref(), add)?,
-            Kind::Conv2d(spec) => conv2d(tape, x, &weight, bias.as_ref(), add, spec)?,
+        let branches = self.branches();
+        let mut y = match branches.iter().find_map(|branch| branch.rescaling()) {
+            None => self.product(tape, x, bias.as_ref(), add)?,
+            Some(branch) => {
+                let product = self.product(tape, x, None, None)?;
+                let addends = Addends { bias: bias.as_ref(), residual: add };
+                branch.output(tape, self, x, &product, addends)?
+            }
         };
-        for branch in self.branches().iter() {
+        for branch in branches.iter().filter(|branch| branch.rescaling().is_none()) {
             y = branch.forward(tape, self, x, y)?;
         }
         Ok(y)
+    }
+
+    /// `W x + bias + add`, without branches.
+    fn product(&self, tape: &Tape<'_>, x: &Var, bias: Option<&Var>, add: Option<&Var>) -> Result<Var> {
+        let weight = tape.param(&self.weight);
+        match self.kind {
+            Kind::Linear => linear(tape, x, &weight, bias, add),
+            Kind::Conv2d(spec) => conv2d(tape, x, &weight, bias, add, spec),
+        }
     }
 
     /// Folds a dense change into the base weight: `W <- W + delta`, summed in f32 whatever the weight's type.
