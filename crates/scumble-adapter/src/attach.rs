@@ -65,7 +65,7 @@ impl<'m> Towers<'m> {
         }
     }
 
-    fn projection(&self, path: &str) -> Option<&'m Arc<Projection>> {
+    pub(crate) fn projection(&self, path: &str) -> Option<&'m Arc<Projection>> {
         let (_, local) = path.split_once('.')?;
         self.get(Tower::of(path)?)?.projections().get(local)
     }

@@ -68,6 +68,16 @@ pub enum AdapterError {
         /// What was to be done with it.
         purpose: &'static str,
     },
+    /// A kind of factors that has no gradient here.
+    #[error(
+        "{module}: a {kind} cannot be trained on; LoRA, DoRA over outputs, LoHa and LoKr without cores can"
+    )]
+    CannotTrain {
+        /// The module.
+        module: String,
+        /// The kind it is.
+        kind: String,
+    },
     /// The change depends on the base weight, which is not at hand.
     #[error("{module}: a DoRA change depends on the base weight, which is not at hand here")]
     NeedsBase {

@@ -24,8 +24,8 @@ pub mod select;
 pub mod table;
 
 pub use adapter::{
-    Adapter, Change, HadamardFactors, KroneckerFactors, LowRankFactors, Magnitude, ModuleFactors,
-    TuckerFactors,
+    Adapter, Axis, Change, HadamardFactors, HadamardSide, KroneckerFactor, KroneckerFactors, LowRankFactors,
+    Magnitude, ModuleFactors, TuckerFactors,
 };
 pub use error::{AdapterError, Result};
 pub use table::{Module, ModuleKind, ModuleTable, Tower};

@@ -75,6 +75,20 @@ pub struct TowerTargets {
     pub rank: usize,
     /// Alpha of the scale `alpha / rank`.
     pub alpha: f32,
+    /// Rank and alpha of convolutions with a kernel larger than one pixel, where they differ.
+    pub conv: Option<(usize, f32)>,
+}
+
+impl TowerTargets {
+    /// The same rank for all, and alpha.
+    pub fn new(tower: Tower, preset: Preset, rank: usize, alpha: f32) -> Self {
+        Self { tower, preset, rank, alpha, conv: None }
+    }
+
+    fn for_module(&self, module: &Module) -> (usize, f32) {
+        let has_kernel = module.kernel() != [1, 1];
+        self.conv.filter(|_| has_kernel).unwrap_or((self.rank, self.alpha))
+    }
 }
 
 /// What an adapter is made for.
@@ -113,8 +127,9 @@ impl Targets {
             for module in table.tower(targets.tower) {
                 let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, &module.path));
                 if (targets.preset.covers(module) || any(&self.include)) && !any(&self.exclude) {
-                    check_rank(module, targets)?;
-                    chosen.push(Chosen { module, rank: targets.rank, alpha: targets.alpha });
+                    let (rank, alpha) = targets.for_module(module);
+                    check_rank(module, rank, alpha)?;
+                    chosen.push(Chosen { module, rank, alpha });
                 }
             }
         }
@@ -128,22 +143,21 @@ impl Targets {
     }
 }
 
-fn check_rank(module: &Module, targets: &TowerTargets) -> Result<()> {
+fn check_rank(module: &Module, rank: usize, alpha: f32) -> Result<()> {
     let fault = |what: String| Err(AdapterError::Selection { what });
-    if targets.rank == 0 {
-        return fault(format!("rank 0 for {} trains nothing; use 1 or more", targets.tower.prefix()));
+    if rank == 0 {
+        return fault(format!("rank 0 for {} trains nothing; use 1 or more", module.path));
     }
-    if !targets.alpha.is_finite() {
-        return fault(format!("alpha {} for {} is no number", targets.alpha, targets.tower.prefix()));
+    if !alpha.is_finite() {
+        return fault(format!("alpha {alpha} for {} is no number", module.path));
     }
-    if targets.rank > module.max_rank() {
+    if rank > module.max_rank() {
         let kind = match module.kind {
             ModuleKind::Linear | ModuleKind::Norm => "",
             ModuleKind::Conv { .. } => ", as a convolution",
         };
         return fault(format!(
-            "rank {} is larger than {}: it has {} inputs and {} outputs{kind}, so {} is the most; lower the rank or exclude it",
-            targets.rank,
+            "rank {rank} is larger than {}: it has {} inputs and {} outputs{kind}, so {} is the most; lower the rank or exclude it",
             module.path,
             module.inputs,
             module.outputs,
@@ -199,7 +213,7 @@ mod tests {
     use crate::architecture::Architecture;
 
     fn targets(preset: Preset, rank: usize) -> Targets {
-        let tower = |tower| TowerTargets { tower, preset, rank, alpha: rank as f32 };
+        let tower = |tower| TowerTargets::new(tower, preset, rank, rank as f32);
         Targets { towers: vec![tower(Tower::UNet), tower(Tower::TextEncoder)], ..Targets::default() }
     }
 
@@ -262,6 +276,17 @@ mod tests {
         wrong.exclude = vec!["*".into()];
         assert!(refused(wrong).contains("no module is left"));
         assert!(Preset::from_str("attn").is_err());
+    }
+
+    #[test]
+    fn convolutions_with_a_kernel_may_have_a_rank_of_their_own() {
+        let table = Architecture::Sd1.table().unwrap();
+        let mut all = targets(Preset::All, 8);
+        all.towers[0].conv = Some((2, 1.0));
+        for chosen in all.choose(&table).unwrap() {
+            let expected = if chosen.module.kernel() == [3, 3] { (2, 1.0) } else { (8, 8.0) };
+            assert_eq!((chosen.rank, chosen.alpha), expected, "{}", chosen.module.path);
+        }
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn tables_from_models_and_from_configurations_agree() {
 }
 
 fn targets(preset: Preset) -> Targets {
-    let tower = |tower, rank| TowerTargets { tower, preset, rank, alpha: 1.0 };
+    let tower = |tower, rank| TowerTargets::new(tower, preset, rank, 1.0);
     Targets { towers: vec![tower(Tower::UNet, 4), tower(Tower::TextEncoder, 2)], ..Targets::default() }
 }
 
@@ -222,7 +222,7 @@ fn a_fresh_adapter_trains_goes_out_and_comes_back() {
         lora.params_of(Tower::UNet).len() + lora.params_of(Tower::TextEncoder).len()
     );
     common::assert_same(&start, &lora.to_adapter(backend).unwrap());
-    let attached = lora.attach(base.towers(), 0.0).unwrap();
+    let attached = lora.attach(base.towers(), 0.0, backend).unwrap();
     // The up factors are zero: the base's own picture, but the tape sees the factors.
     let states = base.tensor("base_text");
     base.compare("scale0.unet", &base.noise(&states), 1e-4);

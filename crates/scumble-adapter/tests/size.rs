@@ -10,7 +10,7 @@ use scumble_adapter::{ModuleTable, Tower};
 use scumble_tensor::DType;
 
 fn file_bytes(table: &ModuleTable, dialect: &str, towers: &[(Tower, Preset)]) -> u64 {
-    let towers = towers.iter().map(|&(tower, preset)| TowerTargets { tower, preset, rank: 4, alpha: 4.0 });
+    let towers = towers.iter().map(|&(tower, preset)| TowerTargets::new(tower, preset, 4, 4.0));
     let targets = Targets { towers: towers.collect(), ..Targets::default() };
     let adapter = fresh(&targets, table, Init::Normal, 0).unwrap();
     let folder = tempfile::tempdir().unwrap();

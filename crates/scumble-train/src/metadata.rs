@@ -10,7 +10,7 @@ use scumble_model::base::Family;
 use scumble_model::schedule::PredictionType;
 use serde_json::json;
 
-use crate::config::{Part, Precision, Targets, TrainConfig, Unreadable};
+use crate::config::{AdapterKind, Part, Precision, Targets, TrainConfig, Unreadable};
 use crate::error::Result;
 
 /// What the configuration does not know.
@@ -52,14 +52,11 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("ss_base_model_version", version.to_owned());
     put("ss_sd_model_name", facts.base_name.clone());
     put("ss_output_name", config.save.name.clone());
-    put("ss_network_module", "networks.lora".to_owned());
+    let (module, arguments) = network(config);
+    put("ss_network_module", module.to_owned());
     put("ss_network_dim", unet.rank.to_string());
     put("ss_network_alpha", unet.alpha.unwrap_or(unet.rank as f64).to_string());
-    let args = match unet.targets {
-        Targets::All => json!({"conv_dim": unet.rank, "conv_alpha": unet.alpha.unwrap_or(unet.rank as f64)}),
-        _ => json!({}),
-    };
-    put("ss_network_args", args.to_string());
+    put("ss_network_args", arguments.to_string());
     put("ss_network_dropout", if unet.dropout > 0.0 { unet.dropout.to_string() } else { "None".to_owned() });
     put("ss_learning_rate", train.lr.to_string());
     put("ss_unet_lr", config.rate(Part::Unet).to_string());
@@ -119,6 +116,40 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     }
     put("scumble.config", what_concerns_others(config).to_toml()?);
     Ok(all)
+}
+
+/// The network as kohya's trainer names it, and its arguments: its own for plain factors, LyCORIS for the rest.
+fn network(config: &TrainConfig) -> (&'static str, serde_json::Value) {
+    let (lora, unet) = (&config.lora, &config.lora.unet);
+    let mut arguments = json!({});
+    let mut set = |key: &str, value: serde_json::Value| arguments[key] = value;
+    if unet.targets == Targets::All {
+        let rank = unet.conv_rank.unwrap_or(unet.rank);
+        let alpha = if unet.conv_rank.is_some() { unet.conv_alpha } else { unet.alpha };
+        set("conv_dim", json!(rank));
+        set("conv_alpha", json!(alpha.unwrap_or(rank as f64)));
+    }
+    if let Some(ratio) = config.learn.lora_plus {
+        set("loraplus_lr_ratio", json!(ratio));
+    }
+    if lora.rank_stabilized {
+        set("rs_lora", json!("True"));
+    }
+    match lora.kind {
+        AdapterKind::Lora => return ("networks.lora", arguments),
+        AdapterKind::Dora => {
+            set("algo", json!("locon"));
+            set("dora_wd", json!("True"));
+        }
+        AdapterKind::Loha => set("algo", json!("loha")),
+        AdapterKind::Lokr => {
+            set("algo", json!("lokr"));
+            set("factor", lora.lokr_factor.map_or(json!(-1), |factor| json!(factor)));
+            set("full_matrix", json!(if lora.lokr_whole { "True" } else { "False" }));
+            set("decompose_both", json!(if lora.lokr_both { "True" } else { "False" }));
+        }
+    }
+    ("lycoris.kohya", arguments)
 }
 
 /// The configuration as far as it decides the result; paths are cut to their last part. So runs that differ in where

@@ -264,7 +264,7 @@ fn lora(
         Towers { unet: Some(networks.unet.modules()), text_encoder: Some(networks.text_encoder.modules()) };
     let factors = TrainableLora::new(&adapter, &towers.table(), backend.as_ref())?;
     // The branches stay: whoever asked for the trace has the trained model.
-    let _attached = factors.attach(towers, 0.0)?;
+    let _attached = factors.attach(towers, 0.0, backend.as_ref())?;
     let learner = |name, lr, tower| spec.learner((name, lr), steps, factors.params_of(tower), spec.adamw());
     let learners = vec![
         learner("unet", spec.lr_unet, Tower::UNet)?,

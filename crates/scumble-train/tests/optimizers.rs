@@ -120,6 +120,56 @@ fn a_damaged_state_is_refused() {
 }
 
 #[test]
+fn every_number_is_heard_by_those_that_have_it() {
+    use OptimizerKind::{AdamW, AdamW8, Lion, Prodigy};
+    let end = |train: &Train, lr, decay| {
+        let (mut optimizer, params) = (optimizer::build(train, decay), params());
+        (0..4).for_each(|_| update(optimizer.as_mut(), &params, lr));
+        params.map(|param| param.value().bytes().unwrap().to_vec())
+    };
+    type Setting = (&'static str, fn(&mut Train), &'static [OptimizerKind]);
+    let settings: [Setting; 3] = [
+        ("beta1", |t| t.beta1 = 0.6, &[AdamW, AdamW8, Lion, Prodigy]),
+        ("beta2", |t| t.beta2 = Some(0.7), &[AdamW, AdamW8, Lion, Prodigy]),
+        ("eps", |t| t.eps = 0.5, &[AdamW, AdamW8, Prodigy]),
+    ];
+    for (kind, lr, decay, _) in CASES {
+        let train = Train { optimizer: kind, ..Train::default() };
+        let usual = end(&train, lr, decay);
+        assert_ne!(usual, end(&train, 0.5 * lr, decay), "{kind}: rate");
+        assert_ne!(usual, end(&train, lr, 2.0 * decay), "{kind}: decay");
+        for (name, change, who) in &settings {
+            let mut changed = train.clone();
+            change(&mut changed);
+            assert_eq!(usual != end(&changed, lr, decay), who.contains(&kind), "{kind}: {name}");
+        }
+    }
+}
+
+/// Clipping is a factor of the gradient, whatever the optimizer makes of it.
+#[test]
+fn the_factor_of_the_gradient_is_one_of_the_gradient() {
+    for (kind, lr, decay, _) in CASES {
+        let end = |factor: f32, scale: f64| {
+            let (mut optimizer, params) = (build(kind, decay), params());
+            for _ in 0..3 {
+                optimizer.begin();
+                for param in &params {
+                    let values: Vec<f32> =
+                        gradient(param).to_vec::<f32>().unwrap().iter().map(|g| factor * g).collect();
+                    let gradient = Tensor::from_slice(&values, param.value().dims()).unwrap();
+                    optimizer.update(&ReferenceBackend, param, &gradient, lr, scale).unwrap();
+                }
+                optimizer.end(&ReferenceBackend).unwrap();
+            }
+            params.map(|param| param.value().bytes().unwrap().to_vec())
+        };
+        // A quarter, so that nothing is rounded on the way.
+        assert_eq!(end(0.25, 1.0), end(1.0, 0.25), "{kind}");
+    }
+}
+
+#[test]
 fn prodigys_factor_is_heard() {
     let end = |d_coef| {
         let train = Train { optimizer: OptimizerKind::Prodigy, d_coef, ..Train::default() };

@@ -6,7 +6,7 @@
 use scumble_tensor::{DType, Tensor};
 
 use super::hadamard::{HadamardFactors, NAMES};
-use super::kronecker::{KroneckerFactor, KroneckerFactors};
+use super::kronecker::{KroneckerFactor, KroneckerFactors, W1, W2};
 use super::low_rank::LowRankFactors;
 use super::magnitude::Magnitude;
 use super::shapes::{check_float, expect_dims, finite_alpha, invalid};
@@ -103,8 +103,8 @@ impl Change {
                 .flatten()
                 .collect(),
             Change::Kronecker(f) => {
-                let mut tensors = f.w1.tensors(["w1", "w1_a", "w1_b", "t1"]);
-                tensors.extend(f.w2.tensors(["w2", "w2_a", "w2_b", "t2"]));
+                let mut tensors = f.w1.tensors(W1);
+                tensors.extend(f.w2.tensors(W2));
                 tensors
             }
             Change::Full(diff) => vec![("diff", diff)],
@@ -154,6 +154,35 @@ impl Change {
             Change::Full(diff) => *diff = multiplied(diff)?,
         }
         Ok(scaled)
+    }
+
+    /// The same kind with other tensors: `f` gets each with the name of its part, as [`Change::tensors`] lists them.
+    pub fn map(&self, f: &dyn Fn(&'static str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        let mut mapped = self.clone();
+        match &mut mapped {
+            Change::LowRank(factors) => {
+                factors.down = f("down", &factors.down)?;
+                factors.up = f("up", &factors.up)?;
+            }
+            Change::Tucker(factors) => {
+                factors.down = f("down", &factors.down)?;
+                factors.mid = f("mid", &factors.mid)?;
+                factors.up = f("up", &factors.up)?;
+            }
+            Change::Hadamard(factors) => {
+                for (side, [a, b, core]) in factors.sides.iter_mut().zip(NAMES) {
+                    side.a = f(a, &side.a)?;
+                    side.b = f(b, &side.b)?;
+                    side.core = side.core.as_ref().map(|tensor| f(core, tensor)).transpose()?;
+                }
+            }
+            Change::Kronecker(factors) => {
+                factors.w1 = factors.w1.map_named(W1, f)?;
+                factors.w2 = factors.w2.map_named(W2, f)?;
+            }
+            Change::Full(diff) => *diff = f("diff", diff)?,
+        }
+        Ok(mapped)
     }
 
     fn to_dtype(&self, dtype: DType) -> Result<Self> {
@@ -288,6 +317,15 @@ impl ModuleFactors {
             magnitude.fits(module)?;
         }
         Ok(Self { change, bias, magnitude: self.magnitude.clone() })
+    }
+
+    /// The same kind with other tensors, see [`Change::map`]; a bias is `bias`, a magnitude `magnitude`.
+    pub fn map(&self, f: &dyn Fn(&'static str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self {
+            change: self.change.as_ref().map(|change| change.map(f)).transpose()?,
+            bias: self.bias.as_ref().map(|bias| f("bias", bias)).transpose()?,
+            magnitude: self.magnitude.as_ref().map(|magnitude| magnitude.map(f)).transpose()?,
+        })
     }
 
     /// All tensors in another element type.

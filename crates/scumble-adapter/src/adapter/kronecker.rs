@@ -15,6 +15,10 @@ use super::shapes::{check_float, dense, expect_dims, finite_alpha, invalid, matr
 use crate::error::Result;
 use crate::table::Module;
 
+/// Names of the parts: whole, output side, input side, core.
+pub(super) const W1: [&str; 4] = ["w1", "w1_a", "w1_b", "t1"];
+pub(super) const W2: [&str; 4] = ["w2", "w2_a", "w2_b", "t2"];
+
 /// One of the two matrices.
 #[derive(Clone, Debug)]
 pub enum KroneckerFactor {
@@ -128,11 +132,15 @@ impl KroneckerFactor {
         }
     }
 
-    fn map(&self, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+    pub(super) fn map_named(
+        &self,
+        [whole, a_name, b_name, core_name]: [&'static str; 4],
+        f: &dyn Fn(&'static str, &Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
         Ok(match self {
-            Whole(tensor) => Whole(f(tensor)?),
-            Pair { a, b } => Pair { a: f(a)?, b: f(b)? },
-            Tucker { a, b, core } => Tucker { a: f(a)?, b: f(b)?, core: f(core)? },
+            Whole(tensor) => Whole(f(whole, tensor)?),
+            Pair { a, b } => Pair { a: f(a_name, a)?, b: f(b_name, b)? },
+            Tucker { a, b, core } => Tucker { a: f(a_name, a)?, b: f(b_name, b)?, core: f(core_name, core)? },
         })
     }
 }
@@ -216,7 +224,8 @@ impl KroneckerFactors {
     }
 
     pub(super) fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        let convert = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(dtype)?) };
-        Ok(Self { w1: self.w1.map(&convert)?, w2: self.w2.map(&convert)?, alpha: self.alpha })
+        let convert = |_: &'static str, tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(dtype)?) };
+        let (w1, w2) = (self.w1.map_named(W1, &convert)?, self.w2.map_named(W2, &convert)?);
+        Ok(Self { w1, w2, alpha: self.alpha })
     }
 }

@@ -100,6 +100,10 @@ impl Magnitude {
         })?)
     }
 
+    pub(super) fn map(&self, f: &dyn Fn(&'static str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self { values: f("magnitude", &self.values)?, axis: self.axis })
+    }
+
     pub(super) fn to_dtype(&self, dtype: DType) -> Result<Self> {
         Ok(Self { values: self.values.to_dtype(dtype)?, axis: self.axis })
     }

@@ -10,8 +10,8 @@
 //! | `IN04`, `M00` (also `MID`), `OUT08` | a block by its number in the original code |
 //! | `BASE` | everything in no block: the text encoders, time embedding, first and last convolution |
 //!
-//! or as the bare lists of the block-weight extensions: 17 numbers (BASE, IN01 02 04 05 07 08, M00, OUT03 to 11) or 26
-//! (BASE, IN00 to 11, M00, OUT00 to 11).
+//! or as the bare lists of the block-weight extensions: 17 numbers (BASE, IN01 02 04 05 07 08, M00, OUT03 to 11), 26
+//! (BASE, IN00 to 11, M00, OUT00 to 11), or as kohya's trainer has them, 25 (the same without BASE).
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ pub fn parse_blocks(text: &str, table: &ModuleTable) -> Result<BTreeMap<String, 
     } else {
         let names = list_names(entries.len()).ok_or_else(|| {
             fault(format!(
-                "block weights: {} numbers; a list has 17 or 26, else write NAME=WEIGHT",
+                "block weights: {} numbers; a list has 17, 25 or 26, else write NAME=WEIGHT",
                 entries.len()
             ))
         })?;
@@ -102,11 +102,13 @@ pub fn parse_blocks(text: &str, table: &ModuleTable) -> Result<BTreeMap<String, 
 fn list_names(count: usize) -> Option<Vec<String>> {
     let inputs: Vec<usize> = if count == 17 { vec![1, 2, 4, 5, 7, 8] } else { (0..12).collect() };
     let outputs = if count == 17 { 3..12 } else { 0..12 };
-    let names = std::iter::once("BASE".to_owned())
+    let names = (count != 25)
+        .then(|| "BASE".to_owned())
+        .into_iter()
         .chain(inputs.into_iter().map(|number| format!("IN{number:02}")))
         .chain(std::iter::once("M00".to_owned()))
         .chain(outputs.map(|number| format!("OUT{number:02}")));
-    matches!(count, 17 | 26).then(|| names.collect())
+    matches!(count, 17 | 25 | 26).then(|| names.collect())
 }
 
 fn is_in(module: &Module, name: &str, comp_vis: &CompVis) -> bool {
@@ -179,6 +181,9 @@ mod tests {
         let list: Vec<String> = (0..26).map(|i| i.to_string()).collect();
         let listed = weights(&list.join(","));
         assert_eq!([listed(text), listed(&down), listed(&mid), listed(&up)], [0.0, 5.0, 13.0, 18.0]);
+        let list: Vec<String> = (0..25).map(|i| i.to_string()).collect();
+        let listed = weights(&list.join(","));
+        assert_eq!([listed(text), listed(&down), listed(&mid), listed(&up)], [1.0, 4.0, 12.0, 17.0]);
         // Norms are in the blocks as well, and in none where they stand alone.
         let norm = "unet.down_blocks.1.attentions.0.transformer_blocks.0.norm1";
         let last = "unet.conv_norm_out";

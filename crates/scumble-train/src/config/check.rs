@@ -6,7 +6,12 @@ use super::{CaptionSource, Data, Method, OptimizerKind, Part, Template, Tokens, 
 use crate::error::{Result, TrainError};
 use crate::run::folder::RUN_FILES;
 
-fn refuse<T>(key: &str, value: impl std::fmt::Display, problem: &str, hint: impl Into<String>) -> Result<T> {
+pub(super) fn refuse<T>(
+    key: &str,
+    value: impl std::fmt::Display,
+    problem: &str,
+    hint: impl Into<String>,
+) -> Result<T> {
     Err(TrainError::Setting {
         key: key.to_owned(),
         value: value.to_string(),
@@ -15,7 +20,7 @@ fn refuse<T>(key: &str, value: impl std::fmt::Display, problem: &str, hint: impl
     })
 }
 
-fn at_least_one(key: &str, value: u64) -> Result<()> {
+pub(super) fn at_least_one(key: &str, value: u64) -> Result<()> {
     if value == 0 {
         refuse(key, value, "must be at least 1", format!("set `{key}` to 1 or more"))
     } else {
@@ -23,7 +28,7 @@ fn at_least_one(key: &str, value: u64) -> Result<()> {
     }
 }
 
-fn number(key: &str, value: f64, fits: impl Fn(f64) -> bool, range: &str) -> Result<()> {
+pub(super) fn number(key: &str, value: f64, fits: impl Fn(f64) -> bool, range: &str) -> Result<()> {
     if value.is_finite() && fits(value) {
         return Ok(());
     }
@@ -45,6 +50,7 @@ impl TrainConfig {
         check_tower("lora.unet", unet.rank, unet.alpha, unet.dropout)?;
         check_tower("lora.text_encoder", text.rank, text.alpha, text.dropout)?;
         check_train(&self.train)?;
+        self.check_adapter()?;
         self.check_windows()?;
         self.check_prodigy()?;
         self.check_save()?;
@@ -263,6 +269,7 @@ fn check_train(train: &Train) -> Result<()> {
         number(key, beta, |beta| (0.0..1.0).contains(&beta), "0 or more and below 1")?;
     }
     number("train.eps", train.eps, |eps| eps >= 0.0, "0 or more")?;
+    check_unheard(train)?;
     number("train.weight_decay", train.weight_decay, |decay| decay >= 0.0, "0 or more")?;
     if matches!(train.optimizer, OptimizerKind::AdamW | OptimizerKind::AdamW8 | OptimizerKind::Prodigy)
         && train.eps == 0.0
@@ -276,6 +283,27 @@ fn check_train(train: &Train) -> Result<()> {
     number("train.noise_offset", train.noise_offset, |o| (0.0..=1.0).contains(&o), "between 0 and 1")?;
     match train.threads {
         Some(threads) => at_least_one("train.threads", threads as u64),
+        None => Ok(()),
+    }
+}
+
+/// Settings that the optimizer has no use for.
+fn check_unheard(train: &Train) -> Result<()> {
+    use OptimizerKind::{AdamW, AdamW8, Lion, Prodigy};
+    let (kind, usual) = (train.optimizer, Train::default());
+    let has_betas = matches!(kind, AdamW | AdamW8 | Lion | Prodigy);
+    let has_eps = matches!(kind, AdamW | AdamW8 | Prodigy);
+    let beta2 = train.beta2.filter(|&beta2| beta2 != kind.usual_beta2());
+    let unheard = [
+        ("train.beta1", (!has_betas && train.beta1 != usual.beta1).then_some(train.beta1)),
+        ("train.beta2", beta2.filter(|_| !has_betas)),
+        ("train.eps", (!has_eps && train.eps != usual.eps).then_some(train.eps)),
+    ];
+    match unheard.into_iter().find_map(|(key, value)| Some((key, value?))) {
+        Some((key, value)) => {
+            let problem = format!("{kind} has no such number");
+            refuse(key, value, &problem, "delete it, or set `train.optimizer` to `adamw`")
+        }
         None => Ok(()),
     }
 }
@@ -329,6 +357,9 @@ mod tests {
             ("train.d_coef", |c| c.train.d_coef = 2.0),
             ("train.lr", |c| c.train.optimizer = OptimizerKind::Prodigy),
             ("train.eps", |c| c.train.eps = 0.0),
+            ("train.beta1", |c| (c.train.optimizer, c.train.beta1) = (OptimizerKind::Sgd, 0.5)),
+            ("train.beta2", |c| (c.train.optimizer, c.train.beta2) = (OptimizerKind::Adafactor, Some(0.5))),
+            ("train.eps", |c| (c.train.optimizer, c.train.eps) = (OptimizerKind::Lion, 1e-3)),
             ("train.weight_decay", |c| c.train.weight_decay = -0.1),
             ("train.max_grad_norm", |c| c.train.max_grad_norm = f64::NAN),
             ("train.min_snr_gamma", |c| c.train.min_snr_gamma = Some(0.0)),

@@ -161,6 +161,9 @@ impl TrainConfig {
         let mut config = self.clone();
         config.lora.unet.alpha.get_or_insert(self.lora.unet.rank as f64);
         config.lora.text_encoder.alpha.get_or_insert(self.lora.text_encoder.rank as f64);
+        if let Some(rank) = self.lora.unet.conv_rank {
+            config.lora.unet.conv_alpha.get_or_insert(rank as f64);
+        }
         let schedule = self.train.schedule;
         if matches!(schedule, super::ScheduleKind::Cosine | super::ScheduleKind::CosineWithRestarts) {
             config.train.cycles.get_or_insert(schedule.usual_cycles());
@@ -218,7 +221,15 @@ mod tests {
             warmup: Some(3),
             weight_decay: Some(0.1),
         };
-        config.learn = Learn { unet: window.clone(), text_encoder: window.clone(), tokens: window };
+        config.learn = Learn {
+            lora_plus: Some(4.0),
+            blocks: Some("mid=0.5".into()),
+            unet: window.clone(),
+            text_encoder: window.clone(),
+            tokens: window,
+        };
+        config.lora.lokr_factor = Some(8);
+        (config.lora.unet.conv_rank, config.lora.unet.conv_alpha) = (Some(2), Some(1.0));
         config.tokens.norm = Some(0.4);
         config.tokens.continue_lr = Some(1e-4);
         config.train.ema_decay = Some(0.99);

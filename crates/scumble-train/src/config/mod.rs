@@ -5,6 +5,7 @@
 //! [`TrainConfig::to_toml`] writes it so that reading it again gives the same run. Which settings decide the bytes of the
 //! result, and so must not change on resume, is told by [`TrainConfig::identity`].
 
+mod adapter;
 mod check;
 mod file;
 mod kind;
@@ -128,6 +129,32 @@ choice! {
         AllLinear = "all-linear",
         /// Every linear layer and every convolution.
         All = "all",
+    }
+}
+choice! {
+    /// How a layer's change is built from what learns.
+    AdapterKind = Lora {
+        /// Two thin factors whose product is added to the weight.
+        Lora = "lora",
+        /// As `lora`, and the length of each output's row learns apart from its direction.
+        Dora = "dora",
+        /// The elementwise product of two such products: rank r reaches r * r.
+        Loha = "loha",
+        /// A Kronecker product of a small and a large matrix: the smallest files.
+        Lokr = "lokr",
+    }
+}
+choice! {
+    /// Where the factors of `lora` and `dora` begin.
+    AdapterInit = Normal {
+        /// Random input side with deviation 1 / rank, zero output side.
+        Normal = "normal",
+        /// Random input side within 1 / sqrt(inputs), zero output side.
+        Kaiming = "kaiming",
+        /// Both sides random, their product zero. The rank must be even.
+        Orthogonal = "orthogonal",
+        /// The strongest directions of the base weight; what is saved is the change since then.
+        Pissa = "pissa",
     }
 }
 choice! {
@@ -325,6 +352,10 @@ section! {
         rank: usize = 4,
         /// Strength: the factors' product counts alpha / rank. Left out, it is the rank.
         alpha: Option<f64> = None,
+        /// Width of the factors of 3x3 convolutions. Left out, it is `rank`.
+        conv_rank: Option<usize> = None,
+        /// Strength of those. Left out, it is `conv_rank`.
+        conv_alpha: Option<f64> = None,
         /// Share of the factors' inner values silenced at random in each step, 0 to below 1.
         dropout: f64 = 0.0,
     }
@@ -349,6 +380,18 @@ section! {
 section! {
     /// `[lora]`: what learns.
     Lora {
+        /// How a layer's change is built: `lora`, `dora`, `loha` or `lokr`.
+        kind: AdapterKind = AdapterKind::Lora,
+        /// Where `lora` and `dora` begin: `normal`, `kaiming`, `orthogonal` or `pissa` (`lora` only).
+        init: AdapterInit = AdapterInit::Normal,
+        /// Lets the product count alpha / sqrt(rank), so that high ranks learn as fast as low ones.
+        rank_stabilized: bool = false,
+        /// `lokr`: wished-for size of the small matrix, such as 8. Left out, both are as equal as can be: the smallest file.
+        lokr_factor: Option<usize> = None,
+        /// `lokr`: keep both matrices whole, whatever the rank; alpha then does not count.
+        lokr_whole: bool = false,
+        /// `lokr`: let the small matrix be a product too where the rank is small enough.
+        lokr_both: bool = false,
         /// Patterns of layers to add to the targets: parts of a path such as `attn2`, or `unet.mid_block.*` with `*` for anything.
         include: Vec<String> = Vec::new(),
         /// Patterns of layers to leave out, written alike. Leaving out wins.
@@ -407,6 +450,13 @@ section! {
 section! {
     /// `[learn]`: windows and rates of the parts.
     Learn {
+        /// LoRA+: how much faster the output side of each pair learns than the input side; 16 is usual. Left out, both
+        /// learn alike.
+        lora_plus: Option<f64> = None,
+        /// Factors of the UNet's and the text encoder's rates by block: `NAME=FACTOR` with commas between (`IN04`, `MID`,
+        /// `OUT08`, `BASE`, `down`, `mid`, `up`, `text`, or parts of a path such as `attn2`), or 25 numbers (IN00 to 11,
+        /// MID, OUT00 to 11). Later ones win; 0 holds a block still.
+        blocks: Option<String> = None,
         /// The UNet's factors or weights.
         unet: Window = Window::default(),
         /// The text encoder's factors or weights.

@@ -9,6 +9,7 @@ mod adamw8;
 mod host;
 pub mod learner;
 mod lion;
+mod per_parameter;
 mod prodigy;
 mod sgd;
 
@@ -21,6 +22,7 @@ pub use adamw::AdamW;
 pub use adamw8::AdamW8;
 pub use learner::Learner;
 pub use lion::Lion;
+pub use per_parameter::PerParameter;
 pub use prodigy::Prodigy;
 pub use sgd::Sgd;
 

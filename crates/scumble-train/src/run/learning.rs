@@ -1,17 +1,20 @@
 //! What learns in a run: factors on the base, rows of new words, whole weights; each part with its own terms.
 
+use std::collections::BTreeMap;
+
 use scumble_adapter::ModuleTable;
 use scumble_adapter::attach::{Attached, Towers};
-use scumble_adapter::create::{Init, TrainableLora, fresh};
+use scumble_adapter::create::{Init, Kind, KroneckerOptions, TrainableLora, fresh_on};
 use scumble_adapter::select::{Preset, Targets as Choice, TowerTargets};
 use scumble_adapter::{Adapter, Tower};
 use scumble_tensor::{Backend, Param};
 
 use super::base::Base;
-use crate::config::{Method, Part, Targets, TrainConfig};
+use super::rates::{self, Rates};
+use crate::config::{AdapterInit, AdapterKind, Part, Targets, TrainConfig};
 use crate::error::Result;
 use crate::lr_schedule::Schedule;
-use crate::optimizer::{self, Learner};
+use crate::optimizer::{self, Learner, PerParameter};
 use crate::tokens::LearnedTokens;
 
 /// See the module's text.
@@ -41,19 +44,24 @@ impl Learning {
             None
         };
         let (mut lora, mut attached) = (None, Vec::new());
-        if matches!(config.method, Method::Lora | Method::Pivotal | Method::PivotalSingle) {
-            let adapter = fresh(&choice(config), table, Init::default(), config.train.seed)?;
-            let factors = TrainableLora::new(&adapter, table, backend)?;
+        if config.has_factors() {
+            let kind = kind(config);
+            let adapter = fresh_on(&choice(config), base.towers(), kind, config.train.seed, backend)?;
+            let mut factors = TrainableLora::new(&adapter, table, backend)?;
+            if kind == Kind::LowRank(Init::Principal) {
+                factors = factors.counted_from_start()?;
+            }
             let dropout = &config.lora;
             let towers = Towers { unet: Some(base.unet.modules()), text_encoder: None };
-            attached.push(factors.attach(towers, dropout.unet.dropout as f32)?);
+            attached.push(factors.attach(towers, dropout.unet.dropout as f32, backend)?);
             if config.learns(Part::TextEncoder) {
                 let towers = Towers { unet: None, text_encoder: Some(base.text_encoder.modules()) };
-                attached.push(factors.attach(towers, dropout.text_encoder.dropout as f32)?);
+                attached.push(factors.attach(towers, dropout.text_encoder.dropout as f32, backend)?);
             }
             lora = Some(factors);
         }
-        let mut learners = Vec::new();
+        let rates = Rates::new(config, table)?;
+        let (mut learners, mut counts) = (Vec::new(), (0, 0));
         for part in Part::ALL.into_iter().filter(|&part| config.learns(part)) {
             let params = match (part, &lora, &tokens) {
                 (Part::Tokens, _, Some(tokens)) => vec![tokens.rows().clone()],
@@ -63,9 +71,13 @@ impl Learning {
                 (Part::TextEncoder, None, _) => base.text_encoder.params().to_vec(),
                 (Part::Tokens, _, None) => Vec::new(),
             };
-            params.iter().for_each(|param| param.set_trainable(true));
-            learners.push(learner(config, part, params));
+            let (params, factors) = rates.sort(part, params);
+            if part != Part::Tokens {
+                counts = (counts.0 + params.len(), counts.1 + factors.len());
+            }
+            learners.push(learner(config, part, params, factors));
         }
+        rates::check(config, counts.0, counts.1)?;
         if let (Some(tokens), Some(rate)) = (&tokens, config.tokens.continue_lr) {
             learners.push(continued(config, tokens, rate));
         }
@@ -79,7 +91,13 @@ impl Learning {
 
     /// Layers with factors.
     pub fn modules(&self) -> usize {
-        self.lora.as_ref().map_or(0, |lora| lora.pairs().count())
+        self.lora.as_ref().map_or(0, |lora| lora.modules().count())
+    }
+
+    /// Everything that a checkpoint must hold: what learns, and the frozen starts that changes count from.
+    pub fn kept(&self) -> Vec<Param> {
+        let starts = self.lora.as_ref().map(TrainableLora::starts).unwrap_or_default();
+        self.params().into_iter().chain(starts).collect()
     }
 
     /// Factors and words as they are now; nothing when whole weights learn.
@@ -106,8 +124,9 @@ impl Learning {
     }
 }
 
-fn learner(config: &TrainConfig, part: Part, params: Vec<Param>) -> Learner {
+fn learner(config: &TrainConfig, part: Part, params: Vec<Param>, factors: BTreeMap<String, f64>) -> Learner {
     let (start, stop) = config.span(part);
+    let optimizer = optimizer::build(&config.train, config.decay(part));
     Learner {
         name: part.name().to_owned(),
         lr: config.rate(part),
@@ -115,7 +134,10 @@ fn learner(config: &TrainConfig, part: Part, params: Vec<Param>) -> Learner {
         start,
         stop,
         params,
-        optimizer: optimizer::build(&config.train, config.decay(part)),
+        optimizer: match factors.is_empty() {
+            true => optimizer,
+            false => Box::new(PerParameter::new(optimizer, factors)),
+        },
     }
 }
 
@@ -133,6 +155,27 @@ fn continued(config: &TrainConfig, tokens: &LearnedTokens, rate: f64) -> Learner
     }
 }
 
+/// What each of them gets.
+fn kind(config: &TrainConfig) -> Kind {
+    let lora = &config.lora;
+    let init = match lora.init {
+        AdapterInit::Normal => Init::Normal,
+        AdapterInit::Kaiming => Init::Kaiming,
+        AdapterInit::Orthogonal => Init::Orthogonal,
+        AdapterInit::Pissa => Init::Principal,
+    };
+    match lora.kind {
+        AdapterKind::Lora => Kind::LowRank(init),
+        AdapterKind::Dora => Kind::Decomposed(init),
+        AdapterKind::Loha => Kind::Hadamard,
+        AdapterKind::Lokr => Kind::Kronecker(KroneckerOptions {
+            factor: lora.lokr_factor,
+            whole: lora.lokr_whole,
+            both: lora.lokr_both,
+        }),
+    }
+}
+
 /// Which modules get factors.
 pub fn choice(config: &TrainConfig) -> Choice {
     let preset = |targets| match targets {
@@ -142,13 +185,17 @@ pub fn choice(config: &TrainConfig) -> Choice {
         Targets::All => Preset::All,
     };
     let lora = &config.lora;
-    let tower = |tower, targets, rank: usize, alpha: Option<f64>| TowerTargets {
-        tower,
-        preset: preset(targets),
-        rank,
-        alpha: alpha.unwrap_or(rank as f64) as f32,
+    // In memory and in files the scale is alpha / rank: alpha / sqrt(rank) is that of alpha * sqrt(rank).
+    let alpha = |rank: usize, alpha: Option<f64>| {
+        let alpha = alpha.unwrap_or(rank as f64);
+        (if lora.rank_stabilized { alpha * (rank as f64).sqrt() } else { alpha }) as f32
     };
-    let mut towers = vec![tower(Tower::UNet, lora.unet.targets, lora.unet.rank, lora.unet.alpha)];
+    let tower = |tower, targets, rank: usize, written: Option<f64>| {
+        TowerTargets::new(tower, preset(targets), rank, alpha(rank, written))
+    };
+    let mut unet = tower(Tower::UNet, lora.unet.targets, lora.unet.rank, lora.unet.alpha);
+    unet.conv = lora.unet.conv_rank.map(|rank| (rank, alpha(rank, lora.unet.conv_alpha)));
+    let mut towers = vec![unet];
     let text = &lora.text_encoder;
     if text.train {
         towers.push(tower(Tower::TextEncoder, text.targets, text.rank, text.alpha));

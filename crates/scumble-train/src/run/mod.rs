@@ -14,6 +14,7 @@ pub mod event;
 pub mod folder;
 pub mod learning;
 pub mod painter;
+mod rates;
 pub mod samples;
 pub mod session;
 
@@ -349,7 +350,7 @@ impl Run<'_> {
             session.backend.as_ref(),
             step,
             &self.origin,
-            &session.params(),
+            &session.kept(),
             session.optimizer_state()?,
         )?;
         let store = self.folder.checkpoints();

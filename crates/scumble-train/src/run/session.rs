@@ -114,6 +114,11 @@ impl Session {
         self.learning.params()
     }
 
+    /// All that a checkpoint holds of what learns.
+    pub fn kept(&self) -> Vec<Param> {
+        self.learning.kept()
+    }
+
     /// What decides the course of this run.
     pub fn origin(&self) -> Result<Origin> {
         Ok(Origin {
@@ -135,7 +140,7 @@ impl Session {
     /// Goes on from a checkpoint.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let backend = self.backend.as_ref();
-        checkpoint.restore(backend, &self.learning.params())?;
+        checkpoint.restore(backend, &self.learning.kept())?;
         learner::restore(&mut self.learning.learners, backend, &checkpoint.optimizer)?;
         match &mut self.averages {
             Some(averages) => averages.restore(backend, &checkpoint.optimizer),

@@ -153,7 +153,7 @@ fn choose<'t>(what: &WhatOptions, table: &'t ModuleTable) -> Result<Vec<&'t Modu
     let towers = Tower::ALL
         .into_iter()
         .filter(|&tower| table.tower(tower).next().is_some())
-        .map(|tower| TowerTargets { tower, preset, rank: 1, alpha: 1.0 })
+        .map(|tower| TowerTargets::new(tower, preset, 1, 1.0))
         .collect();
     let mut include = what.include.clone();
     if what.conv && table.modules().iter().any(|module| module.path.contains(".resnets.")) {

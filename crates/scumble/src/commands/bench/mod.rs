@@ -7,7 +7,7 @@ mod step;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use scumble_train::config::Precision;
+use scumble_train::config::{AdapterKind, Precision};
 
 use crate::context::Context;
 use crate::failure::Result;
@@ -42,9 +42,15 @@ pub struct StepArgs {
     /// Train every weight instead of an adapter
     #[arg(long)]
     full: bool,
-    /// Width of the adapter's factors (on attention layers)
+    /// Width of the adapter's factors
     #[arg(long, value_name = "N", default_value_t = 4)]
     rank: usize,
+    /// How the adapter's changes are built: lora, dora, loha or lokr
+    #[arg(long, value_name = "KIND", default_value = "lora")]
+    adapter_kind: AdapterKind,
+    /// Layers that the adapter is on: attention, attention+ff, all-linear or all
+    #[arg(long, value_name = "LAYERS", default_value = "attention")]
+    targets: String,
     /// Pictures in the step
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,

@@ -6,12 +6,13 @@ use serde_json::json;
 
 use scumble_adapter::Tower;
 use scumble_adapter::attach::Towers;
-use scumble_adapter::create::{Init, TrainableLora, fresh};
+use scumble_adapter::create::{Init, Kind, KroneckerOptions, TrainableLora, fresh_on};
 use scumble_adapter::select::{Preset, Targets, TowerTargets};
 use scumble_model::schedule::{NoiseSchedule, PredictionType};
 use scumble_model::unet::UNet;
 use scumble_tensor::rng::stream;
 use scumble_tensor::{Backend, DType, Param, Tensor};
+use scumble_train::config::AdapterKind;
 use scumble_train::lr_schedule::{Schedule, ScheduleKind};
 use scumble_train::objective::Objective;
 use scumble_train::optimizer::{AdamW, Learner, learner};
@@ -36,7 +37,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     let weights = if args.full { DType::F32 } else { args.precision.dtype() };
     let unet = UNet::fresh(&config, SEED, backend.as_ref(), weights)?;
     scumble_tensor::memory::trim();
-    let params = if args.full { everything(&unet) } else { lora(&unet, args.rank, backend.as_ref())? };
+    let params = if args.full { everything(&unet) } else { lora(&unet, args, backend.as_ref())? };
     let trained: usize = params.iter().map(|param| param.value().numel()).sum();
     let batch = Batch::new(args, context_width(args.arch))?;
     let options = StepOptions { activations: Some(args.precision.dtype()), ..StepOptions::default() };
@@ -92,7 +93,8 @@ fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, me
     if args.json {
         let line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
-            "precision": args.precision.name(), "full": args.full, "rank": args.rank, "batch": args.batch, "latent": args.latent,
+            "precision": args.precision.name(), "full": args.full, "kind": args.adapter_kind.name(),
+            "targets": args.targets, "rank": args.rank, "batch": args.batch, "latent": args.latent,
             "threads": threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
             "peak_rss_gb": round(peak_rss_gb, 2), "trained": trained,
         });
@@ -175,12 +177,19 @@ fn everything(unet: &UNet) -> Vec<Param> {
     unet.params().to_vec()
 }
 
-fn lora(unet: &UNet, rank: usize, backend: &dyn Backend) -> Result<Vec<Param>> {
+fn lora(unet: &UNet, args: &StepArgs, backend: &dyn Backend) -> Result<Vec<Param>> {
+    let (rank, preset) = (args.rank, args.targets.parse::<Preset>()?);
+    let kind = match args.adapter_kind {
+        AdapterKind::Lora => Kind::LowRank(Init::Normal),
+        AdapterKind::Dora => Kind::Decomposed(Init::Normal),
+        AdapterKind::Loha => Kind::Hadamard,
+        AdapterKind::Lokr => Kind::Kronecker(KroneckerOptions::default()),
+    };
     let towers = Towers { unet: Some(unet.modules()), text_encoder: None };
     let table = towers.table();
-    let tower = TowerTargets { tower: Tower::UNet, preset: Preset::Attention, rank, alpha: rank as f32 };
+    let tower = TowerTargets::new(Tower::UNet, preset, rank, rank as f32);
     let targets = Targets { towers: vec![tower], ..Targets::default() };
-    let lora = TrainableLora::new(&fresh(&targets, &table, Init::Normal, SEED)?, &table, backend)?;
-    drop(lora.attach(towers, 0.0)?);
+    let lora = TrainableLora::new(&fresh_on(&targets, towers, kind, SEED, backend)?, &table, backend)?;
+    drop(lora.attach(towers, 0.0, backend)?);
     Ok(lora.params())
 }

@@ -9,8 +9,8 @@ use clap::Args;
 use toml::{Table, Value};
 
 use scumble_train::config::{
-    CaptionSource, Crop, Existing, FileFormat, FileType, Kind, Method, Precision, Prediction, Targets,
-    Template, set_from_text,
+    AdapterInit, AdapterKind, CaptionSource, Crop, Existing, FileFormat, FileType, Kind, Method, Precision,
+    Prediction, Targets, Template, set_from_text,
 };
 
 use crate::failure::Result;
@@ -162,6 +162,21 @@ struct AdapterOptions {
     /// Layers of the UNet: attention, attention+ff, all-linear or all
     #[arg(long, value_name = "LAYERS")]
     targets: Option<Targets>,
+    /// How a layer's change is built: lora, dora, loha or lokr
+    #[arg(long, value_name = "KIND")]
+    adapter_kind: Option<AdapterKind>,
+    /// Where lora and dora begin: normal, kaiming, orthogonal, or pissa (lora only)
+    #[arg(long, value_name = "START")]
+    adapter_init: Option<AdapterInit>,
+    /// Let the product count alpha / sqrt(rank)
+    #[arg(long)]
+    rank_stabilized: bool,
+    /// Width of the factors of 3x3 convolutions (targets: all) [default: the rank]
+    #[arg(long, value_name = "N")]
+    conv_rank: Option<usize>,
+    /// lokr: size of the small matrix, such as 8 [default: as equal as can be]
+    #[arg(long, value_name = "N")]
+    lokr_factor: Option<usize>,
     /// Train the text encoder too
     #[arg(long)]
     text_encoder: bool,
@@ -188,6 +203,12 @@ struct LearningOptions {
     /// Learning rate of the text encoder's factors
     #[arg(long, value_name = "RATE")]
     lr_text_encoder: Option<f64>,
+    /// How much faster the output side of each pair learns (LoRA+); 16 is usual
+    #[arg(long, value_name = "RATIO")]
+    lora_plus: Option<f64>,
+    /// Factors of the rate by block, such as 'IN04=0.5,mid=0,up=2', or 25 numbers
+    #[arg(long, value_name = "BLOCKS")]
+    block_lr: Option<String>,
     /// constant, linear, cosine, cosine_with_restarts or polynomial
     #[arg(long, value_name = "SHAPE")]
     schedule: Option<String>,
@@ -293,6 +314,11 @@ impl TrainArgs {
         put("lora.unet.rank", adapter.rank.map(number));
         put("lora.unet.alpha", adapter.alpha.map(Value::Float));
         put("lora.unet.targets", name(adapter.targets));
+        put("lora.kind", name(adapter.adapter_kind));
+        put("lora.init", name(adapter.adapter_init));
+        put("lora.rank_stabilized", flag(adapter.rank_stabilized));
+        put("lora.unet.conv_rank", adapter.conv_rank.map(number));
+        put("lora.lokr_factor", adapter.lokr_factor.map(number));
         put("lora.text_encoder.train", flag(adapter.text_encoder));
         put("lora.text_encoder.rank", adapter.text_rank.map(number));
         put("train.steps", learning.steps.map(number));
@@ -300,6 +326,8 @@ impl TrainArgs {
         put("train.accumulate", learning.accumulate.map(number));
         put("train.lr", learning.lr.map(Value::Float));
         put("train.lr_text_encoder", learning.lr_text_encoder.map(Value::Float));
+        put("learn.lora_plus", learning.lora_plus.map(Value::Float));
+        put("learn.blocks", text(&learning.block_lr));
         put("train.schedule", text(&learning.schedule));
         put("train.warmup", learning.warmup.map(number));
         put("train.min_snr_gamma", learning.min_snr_gamma.map(Value::Float));
