@@ -1,7 +1,7 @@
 //! Every kind that learns against PEFT: prediction and gradients of all factors (`tools/goldens/kinds.py`), live, folded
 //! and as it is trained.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 

@@ -203,7 +203,8 @@ pub(crate) fn find_file(what: &'static str, folders: &[PathBuf], name: &str, hin
     }
 }
 
-fn gather(folder: &Path, files: &mut Vec<PathBuf>, looked_at: &mut usize) {
+/// The files below a folder that may hold weights, in no order; `looked_at` counts against a limit.
+pub(crate) fn gather(folder: &Path, files: &mut Vec<PathBuf>, looked_at: &mut usize) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         *looked_at += 1;

@@ -12,7 +12,12 @@ use serde_json::{Value, json};
 
 use crate::adapters::AdapterUse;
 use crate::error::{PaintError, Result};
+use crate::grid::{Axis, Grid};
 use crate::request::{Hires, Request, Upscaler};
+use crate::tags;
+
+/// What AUTOMATIC1111 calls its script for grids.
+const GRID_SCRIPT: &str = "X/Y/Z plot";
 
 /// What a picture was made from, as far as it says.
 #[derive(Debug, Default)]
@@ -23,6 +28,8 @@ pub struct Recorded {
     pub base: Option<String>,
     /// What could not be taken over, one sentence each.
     pub notes: Vec<String>,
+    /// The axes where it is a grid, as they are typed.
+    pub axes: Vec<String>,
 }
 
 /// The two texts of a picture: keyword, content. `adapters` are all that acted, those of the prompt's tags too.
@@ -41,8 +48,33 @@ pub fn texts(
     ]
 }
 
+/// The two texts of a page of a grid; `request` is what its cells have in common. The readable one has the axes as
+/// AUTOMATIC1111's script for such grids writes them.
+pub fn grid_texts(
+    request: &Request,
+    grid: &Grid,
+    base: &str,
+    sampler: &SamplerKind,
+    size: [usize; 2],
+    program: &str,
+) -> [(&'static str, String); 2] {
+    let mut info =
+        infotext(request, base, sampler, &request.adapters, size, program).with("Script", GRID_SCRIPT);
+    let mut value = exact(request, base, sampler, &request.adapters, size, program);
+    for (axis, letter) in grid.axes().iter().zip(["X", "Y", "Z"]) {
+        info = info
+            .with(&format!("{letter} Type"), axis.label())
+            .with(&format!("{letter} Values"), axis.values_text());
+    }
+    if let Some(fields) = value.as_object_mut() {
+        let axes: Vec<String> = grid.axes().iter().map(Axis::text).collect();
+        fields.insert("grid".to_owned(), json!(axes));
+    }
+    [(png::PARAMETERS, info.to_string()), (png::SCUMBLE, value.to_string())]
+}
+
 /// The path where it tells nothing of the machine, else the file's name.
-fn portable(path: &Path) -> PathBuf {
+pub(crate) fn portable(path: &Path) -> PathBuf {
     if path.is_absolute() { path.file_name().unwrap_or_default().into() } else { path.to_owned() }
 }
 
@@ -166,16 +198,20 @@ fn from_exact(text: &str) -> std::result::Result<Recorded, String> {
     let fields = value.as_object_mut().ok_or("its text is no JSON object")?;
     fields.remove("program");
     let base = fields.remove("base").and_then(|base| base.as_str().map(str::to_owned));
+    let axes = fields.remove("grid").map(serde_json::from_value).transpose();
+    let axes = axes.map_err(|error| format!("its axes can't be read: {error}"))?.unwrap_or_default();
     let request =
         serde_json::from_value(value).map_err(|error| format!("its request can't be read: {error}"))?;
-    Ok(Recorded { request, base, notes: Vec::new() })
+    Ok(Recorded { request, base, notes: Vec::new(), axes })
 }
 
 /// As far as a text of other programs goes. What it leaves out has that program's defaults.
 fn from_infotext(info: &Infotext) -> Recorded {
     let mut recorded = Recorded::default();
     let request = &mut recorded.request;
-    (request.prompt, request.negative) = (info.prompt.clone(), info.negative.clone());
+    // Our own texts name both strengths where they differ, so they stay as they are.
+    let texts = [&info.prompt, &info.negative].map(|text| tags::from_other_programs(text));
+    [request.prompt, request.negative] = texts;
     let (mut hires, mut strength) = (None, None);
     let mut cpu = false;
     for (key, value) in &info.fields {
@@ -285,6 +321,28 @@ mod tests {
             "x\nSteps: 5, Sampler: Euler a, Schedule type: Automatic, RNG: CPU",
         ));
         assert_eq!((plain.request.sampler.as_deref(), plain.notes.len()), (Some("euler_a"), 0));
+    }
+
+    #[test]
+    fn grids_of_other_programs_and_our_own() {
+        let text = "a <lora:x:0.5:1> cat\nSteps: 20, Sampler: DPM++ SDE, Schedule type: Karras, CFG scale: 7, Seed: 1, \
+            Size: 512x512, Model: foo, RNG: CPU, TI hashes: \"moody: 123\", Script: X/Y/Z plot, X Type: Seed, \
+            X Values: \"1,2\", Fixed X Values: \"1, 2\"";
+        let recorded = from_infotext(&Infotext::parse(text));
+        assert_eq!(recorded.request.prompt, "a <lora:x:te=0.5:unet=1> cat");
+        assert_eq!(recorded.request.sampler.as_deref(), Some("dpmpp_sde_karras"));
+        let notes = recorded.notes.join("\n");
+        assert!(notes.contains("X/Y/Z plot") && notes.contains("TI hashes"), "{notes}");
+        let axes = ["strength=0,1", "prompt=a, b|c"].map(|text| Axis::parse(text, &[]).unwrap());
+        let grid = Grid::new(axes.to_vec()).unwrap();
+        let request =
+            Request { adapters: vec![AdapterUse::new("x.pt".into(), 1.0, 1.0)], ..Request::default() };
+        let sampler = SamplerKind::find("ddim").unwrap();
+        let [(_, plain), (_, exact)] = grid_texts(&request, &grid, "base", sampler, [64, 64], "scumble x");
+        let info = Infotext::parse(&plain);
+        assert_eq!((info.get("Y Type"), info.get("Y Values")), (Some("Prompt"), Some("a, b|c")));
+        assert_eq!(from_exact(&exact).unwrap().axes, ["strength=0,1", "prompt=a, b|c"]);
+        assert!(from_exact(r#"{"grid": "x"}"#).is_err());
     }
 
     #[test]

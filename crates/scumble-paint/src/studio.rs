@@ -5,6 +5,7 @@
 //! generator of the same seed anew.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use serde_json::Value;
 
 use crate::adapters::AdapterUse;
 use crate::error::{PaintError, Result};
+use crate::library::Library;
 use crate::request::{EmbeddingUse, LONGEST_SIDE, Request, Upscaler};
 use crate::start::{self, Start};
 use crate::words::{self, Learned, Words};
@@ -60,6 +62,8 @@ pub struct WearOptions {
 pub struct Folders {
     /// Adapters of `<lora:...>`.
     pub adapters: Vec<PathBuf>,
+    /// Learned words that prompts name by their files.
+    pub embeddings: Vec<PathBuf>,
 }
 
 /// Adapters and learned words on a base. Dropped, the base is as before, but for folded ones.
@@ -166,7 +170,7 @@ impl Studio {
         });
         embedding.set_added(added.transpose()?)?;
         let worn = Worn { studio: self, adapters: on, words };
-        worn.set_place(0, 1);
+        worn.set_place(START);
         Ok(worn)
     }
 
@@ -220,30 +224,79 @@ fn check_files(request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// All adapters of a request: those of its own, then those of its prompts' tags; and the prompt without tags. Tags in
-/// the negative prompt act as those in the prompt do.
-pub fn resolve(request: &Request, folders: &Folders) -> Result<(Vec<AdapterUse>, [String; 2])> {
-    let (prompt, mut found) = tags::extract(&request.prompt)?;
-    let (negative, more) = tags::extract(&request.negative)?;
-    found.extend(more);
-    let mut all = request.adapters.clone();
-    for tag in &found {
-        all.push(AdapterUse::of_tag(tag, &folders.adapters)?);
-    }
-    for adapter in &mut all {
-        let hash = adapters::short_hash(&adapter.file)?;
-        if let Some(expected) = adapter.hash.as_ref().filter(|expected| **expected != hash) {
-            return Err(PaintError::file(
-                "adapter",
-                adapter.file.display().to_string(),
-                format!("its hash is {hash}, the picture was painted with {expected}"),
-                "find the file it was painted with, or pass it with --adapter",
-            ));
-        }
-        adapter.hash = Some(hash);
-    }
-    Ok((all, [prompt, negative]))
+/// Finds the adapters of many requests; each file's hash is computed once.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    folders: Folders,
+    hashes: BTreeMap<PathBuf, String>,
+    /// The files of learned words, once they were looked for.
+    library: Option<Library>,
 }
+
+impl Resolver {
+    /// One that looks in these folders.
+    pub fn new(folders: Folders) -> Self {
+        Self { folders, hashes: BTreeMap::new(), library: None }
+    }
+
+    /// Adds the files of learned words that a request's prompts name and that it does not have yet.
+    pub fn add_words(&mut self, request: &mut Request) -> Result<()> {
+        if self.folders.embeddings.is_empty() {
+            return Ok(());
+        }
+        if self.library.is_none() {
+            self.library = Some(Library::open(&self.folders.embeddings)?);
+        }
+        let Some(library) = &self.library else { return Ok(()) };
+        for found in library.named_in(&[&request.prompt, &request.negative])? {
+            if !request.embeddings.iter().any(|known| known.file == found.file || known.token == found.token)
+            {
+                request.embeddings.push(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// All adapters of a request: those of its own, then those of its prompts' tags; and the prompts without tags.
+    /// Tags in the negative prompt act as those in the prompt do.
+    pub fn resolve(&mut self, request: &Request) -> Result<(Vec<AdapterUse>, [String; 2])> {
+        let (prompt, mut found) = tags::extract(&request.prompt)?;
+        let (negative, more) = tags::extract(&request.negative)?;
+        found.extend(more);
+        let mut all = request.adapters.clone();
+        for tag in &found {
+            all.push(AdapterUse::of_tag(tag, &self.folders.adapters)?);
+        }
+        for adapter in &mut all {
+            let hash = match self.hashes.get(&adapter.file) {
+                Some(hash) => hash.clone(),
+                None => adapters::short_hash(&adapter.file)?,
+            };
+            self.hashes.insert(adapter.file.clone(), hash.clone());
+            if let Some(expected) = adapter.hash.as_ref().filter(|expected| **expected != hash) {
+                return Err(PaintError::file(
+                    "adapter",
+                    adapter.file.display().to_string(),
+                    format!("its hash is {hash}, the picture was painted with {expected}"),
+                    "find the file it was painted with, or pass it with --adapter",
+                ));
+            }
+            adapter.hash = Some(hash);
+        }
+        Ok((all, [prompt, negative]))
+    }
+}
+
+/// Where in a run strengths are set.
+#[derive(Clone, Copy)]
+struct Place {
+    call: usize,
+    calls: usize,
+    timestep: f64,
+}
+
+/// Where texts are encoded. The text encoder's strengths have no schedule.
+const START: Place = Place { call: 0, calls: 1, timestep: 0.0 };
 
 /// Text states with and without adapters.
 struct States {
@@ -252,10 +305,10 @@ struct States {
 }
 
 impl Worn<'_> {
-    /// Sets every strength for call `call` of `calls`.
-    fn set_place(&self, call: usize, calls: usize) {
+    /// Sets every strength for a place in the run.
+    fn set_place(&self, Place { call, calls, timestep }: Place) {
         for (adapter, attached) in &self.adapters.0 {
-            let factor = adapter.schedule.factor(call, calls);
+            let factor = adapter.schedule.factor(call, calls, timestep);
             if let Some(attached) = attached {
                 attached.set_strengths(|path| adapter.strength(path, factor));
             }
@@ -303,7 +356,7 @@ impl Worn<'_> {
             _ => {
                 self.take_off();
                 let states = self.states(texts, request.clip_skip);
-                self.set_place(0, 1);
+                self.set_place(START);
                 Some(states?)
             }
         };
@@ -449,13 +502,14 @@ impl Worn<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<Option<Tensor>> {
         // Both closures below need the place in the run.
-        let place = Cell::new((0, 1));
+        let place = Cell::new(START);
+        let timesteps = sampler.timesteps().to_vec();
         let mut prepare = |call: usize, calls: usize| {
-            place.set((call, calls));
-            self.set_place(call, calls);
+            place.set(Place { call, calls, timestep: timesteps.get(call).copied().unwrap_or(0.0) });
+            self.set_place(place.get());
         };
         let mut switch = |on: bool| match on {
-            true => self.set_place(place.get().0, place.get().1),
+            true => self.set_place(place.get()),
             false => self.take_off(),
         };
         let contrast = without.map(|without| Contrast {
@@ -478,7 +532,7 @@ impl Worn<'_> {
         let result = self.studio.pipeline().denoise_with(denoising, extras, |progress| {
             watch(Step { done: progress.call + 1 - first, total: progress.calls - first, is_second_pass })
         });
-        self.set_place(0, 1);
+        self.set_place(START);
         Ok(result?)
     }
 }

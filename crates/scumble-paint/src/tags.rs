@@ -55,6 +55,26 @@ pub fn extract(prompt: &str) -> Result<(String, Vec<Tag>)> {
     Ok((words.trim().to_owned(), tags))
 }
 
+/// A prompt of AUTOMATIC1111, where two plain numbers are text encoder, then UNet, in a form that means the same here.
+pub fn from_other_programs(prompt: &str) -> String {
+    let (mut words, mut rest) = (String::new(), prompt);
+    while let Some(start) = rest.find("<lora:").or_else(|| rest.find("<lyco:")) {
+        let Some(length) = rest[start..].find('>') else { break };
+        let (before, tag) = (&rest[..start], &rest[start + 1..start + length]);
+        words.push_str(before);
+        let parts: Vec<&str> = tag.split(':').collect();
+        let is_number = |text: &str| text.trim().parse::<f32>().is_ok();
+        match parts.as_slice() {
+            [kind, name, text, unet] if is_number(text) && is_number(unet) => {
+                words.push_str(&format!("<{kind}:{name}:te={text}:unet={unet}>"));
+            }
+            _ => words.push_str(&format!("<{tag}>")),
+        }
+        rest = &rest[start + length + 1..];
+    }
+    words + rest
+}
+
 fn tag(whole: &str, arguments: &str) -> Result<Tag> {
     let wrong = |reason: &str| {
         let whole: String = whole.chars().take(80).collect();
@@ -111,6 +131,16 @@ mod tests {
         check("x <lora:c:0.7:te=0>", "x", &[("c", 0.7, 0.0)]);
         check("a <s1> dog, x < y, <b:c> <", "a <s1> dog, x < y, <b:c> <", &[]);
         check("<lora:ä ö:-1>", "", &[("ä ö", -1.0, -1.0)]);
+    }
+
+    #[test]
+    fn two_numbers_of_other_programs_are_named() {
+        let check = |prompt: &str, expected: &str| assert_eq!(from_other_programs(prompt), expected);
+        check("a <lora:x:0.5:1> b <lyco:y:1>", "a <lora:x:te=0.5:unet=1> b <lyco:y:1>");
+        check(
+            "<lora:x:te=1:unet=2><lora:y:1:dyn=2> <lora:z:1",
+            "<lora:x:te=1:unet=2><lora:y:1:dyn=2> <lora:z:1",
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
 //! * [`tokens`]: new words; [`ema`]: running means of what learns.
 //! * [`step`]: one forward and backward pass; [`trace`]: a recorded run of them, for comparing implementations.
-//! * [`checkpoint`], [`metrics`], [`metadata`]: what a run leaves on the disk and how it goes on after an end.
+//! * [`checkpoint`], [`metrics`], [`tensorboard`], [`metadata`]: what a run leaves on the disk and how it goes on after an end.
 //! * [`full`]: a whole model as a folder; [`embeddings`]: words as files.
 //! * [`run`]: all of it together; [`preflight`]: what it will need.
 //!
@@ -31,6 +31,7 @@ pub mod plot;
 pub mod preflight;
 pub mod run;
 pub mod step;
+pub mod tensorboard;
 pub mod tokens;
 pub mod trace;
 

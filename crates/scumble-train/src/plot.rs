@@ -4,6 +4,8 @@
 //! `c_i = 1 - d^i`; the half-life is 1/25 of the run, at least two steps. The vertical range leaves out the outermost 1 % of raw values, so that
 //! one spike does not flatten the rest. Values that are no numbers break the lines and are marked in red at the bottom.
 
+pub mod overlay;
+
 use crate::picture::Picture;
 use crate::picture::canvas::{Align, Canvas, Colour};
 use crate::picture::font::Size;

@@ -203,6 +203,7 @@ fn every_option_is_heard() {
         ("cache disk, filled", |c| (c.cache.latents, c.cache.texts) = (CacheMode::Disk, CacheMode::Disk)),
         ("threads", |c| c.train.threads = Some(1)),
         ("validation", |c| c.validate.prompts = vec!["sks dog".into()]),
+        ("tensorboard", |c| c.save.tensorboard = false),
     ];
     for (name, change) in same {
         let mut changed = config.clone();
@@ -488,4 +489,55 @@ fn the_autoencoder_computes_in_f32_whatever_the_precision() {
     assert_eq!((short.vae.dtype(), short.unet.dtype()), (DType::F32, DType::BF16));
     assert_eq!(exact.vae_hash, short.vae_hash);
     assert_ne!(exact.text_hash, short.text_hash);
+}
+
+#[test]
+fn what_is_there_to_watch_after_a_stop_is_what_an_uninterrupted_run_leaves() {
+    let place = Workplace::new();
+    let mut config = place.config();
+    config.train.steps = 4;
+    config.validate.prompts = vec!["sks dog".into(), "a cat".into()];
+    config.validate.every = 1;
+    let whole = run(&config).unwrap();
+    let events = |summary: &scumble_train::run::Summary| -> Vec<(u64, bool)> {
+        let bytes = std::fs::read(summary.folder.join("events.out.tfevents.scumble")).unwrap();
+        let (mut rest, mut found) = (bytes.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            let data = &rest[12..12 + length];
+            // After the wall time: the step, in one byte, and what a summary holds.
+            if data[9] == 0x10 {
+                found.push((u64::from(data[10]), data.windows(8).any(|window| window == b"samples/")));
+            }
+            rest = &rest[16 + length..];
+        }
+        found
+    };
+    let expected: Vec<(u64, bool)> = [(0, true), (0, true)]
+        .into_iter()
+        .chain((1..=4).flat_map(|step| [(step, false), (step, true), (step, true)]))
+        .collect();
+    assert_eq!(events(&whole), expected);
+    for name in ["samples.png", "samples.gif"] {
+        assert!(whole.folder.join(name).is_file(), "{name}");
+    }
+    let stopped = run_with(&config, &Start::New, Some(2), &Heard::default()).unwrap();
+    // The pictures of step 2 were left out in the hurry; going on paints them first.
+    assert_eq!((stopped.steps, events(&stopped).len()), (2, 6));
+    assert!(stopped.folder.join("samples.png").is_file());
+    let resume = Start::Resume { from: Some(stopped.folder.clone()), allow_changes: false };
+    let resumed = run_with(&config, &resume, None, &Heard::default()).unwrap();
+    assert_eq!(events(&resumed), expected);
+    for name in ["samples.png", "samples.gif"] {
+        assert!(
+            std::fs::read(resumed.folder.join(name)).unwrap()
+                == std::fs::read(whole.folder.join(name)).unwrap()
+        );
+    }
+    config.save.tensorboard = false;
+    config.validate.prompts.clear();
+    let silent = run(&config).unwrap();
+    for name in ["events.out.tfevents.scumble", "samples.png", "samples.gif"] {
+        assert!(!silent.folder.join(name).exists(), "{name}");
+    }
 }

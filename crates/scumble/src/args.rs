@@ -2,7 +2,9 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{bench, completions, convert, extract, generate, merge, probe, resize, train, world};
+use crate::commands::{
+    bench, completions, convert, extract, generate, grid, merge, probe, resize, runs, train, world,
+};
 use crate::terminal::{ColorChoice, Verbosity};
 
 /// Fine-tune Stable Diffusion with LoRA and paint with the results
@@ -68,6 +70,8 @@ pub enum Command {
     Train(Box<train::TrainArgs>),
     /// Paint pictures from a text, with any adapters
     Generate(Box<generate::GenerateArgs>),
+    /// Paint many pictures that differ along one, two or three settings, on labelled sheets or as an animation
+    Grid(Box<grid::GridArgs>),
     /// Rewrite an adapter, an embedding or a checkpoint in another spelling
     Convert(Box<convert::ConvertArgs>),
     /// Make one adapter of several
@@ -76,6 +80,8 @@ pub enum Command {
     Extract(Box<extract::ExtractArgs>),
     /// Change the rank of an adapter
     Resize(Box<resize::ResizeArgs>),
+    /// List, compare and delete training runs
+    Runs(runs::RunsArgs),
     /// Run one component on tensors from a file, to compare implementations
     #[command(subcommand)]
     Probe(probe::ProbeCommand),

@@ -23,7 +23,19 @@ fn mentions(verb: &[&str], words: &[&str]) {
 fn every_verb_tells_its_options() {
     mentions(
         &[],
-        &["train", "generate", "probe", "bench", "completions", "--quiet", "--threads", "--color", "130"],
+        &[
+            "train",
+            "generate",
+            "grid",
+            "runs",
+            "probe",
+            "bench",
+            "completions",
+            "--quiet",
+            "--threads",
+            "--color",
+            "130",
+        ],
     );
     let options = [
         "--base",

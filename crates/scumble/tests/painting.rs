@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Place, difference, fail, fixture, run, text};
+use scumble_model::files::{open_any, write_safetensors};
 use scumble_train::picture::{Infotext, Picture, png};
 
 fn paint(place: &Place, name: &str, args: &[&str]) -> Picture {
@@ -121,6 +122,10 @@ fn adapters_by_block_by_step_and_by_name() {
     let falling = with("falling", &["--strength-schedule", "linear:1:0"]);
     assert!(falling != full && with("rising", &["--strength-schedule", "dog:cosine:0:1"]) != falling);
     assert!(with("window", &["--strength-schedule", "window:0:0.5"]) != full);
+    assert!(with("all", &["--strength-schedule", "timesteps:0:1000"]) == full);
+    let early = with("early", &["--strength-schedule", "dog:timesteps:500:1000"]);
+    assert!(early != full && early != four);
+    assert!(early != with("late", &["--strength-schedule", "timesteps:0:500"]));
     // Guidance by the difference: 1 is ordinary, 0 is without.
     assert!(with("one", &["--adapter-guidance", "1"]) == full);
     assert!(difference(&with("without", &["--adapter-guidance", "0"]), &four) <= 1);
@@ -159,6 +164,36 @@ fn learned_words_act_where_they_stand() {
     assert!(from_file == with);
     let said = fail(place.generate("x.png").args(["--embedding", "none.pt"]), 1);
     assert!(said.contains("none.pt"), "{said}");
+    // The same file found by its name, in the prompt or in the negative one.
+    std::fs::create_dir_all(place.path("words/deep")).unwrap();
+    let both = open_any(std::path::Path::new(&rows)).unwrap();
+    let first = both.read("<s1>").unwrap();
+    let first = first.reshape(&[1, first.shape().last()]).unwrap();
+    let tensors = [("emb_params".to_owned(), first)];
+    write_safetensors(&place.path("words/deep/moody.safetensors"), &tensors, &Default::default()).unwrap();
+    let by_name = words("f.png", "a Moody dog", &["--embedding-dir", "words"]);
+    assert!(by_name == with && by_name != words("g.png", "a Moody dog", &[]));
+    let plain = words("h.png", "a red dog", &["--embedding-dir", "words", "--negative", "moody"]);
+    assert!(plain != words("i.png", "a red dog", &["--negative", "moody"]));
+    let again = |name: &str, more: &[&str]| {
+        let mut command = place.scumble();
+        command
+            .arg("generate")
+            .arg("--base")
+            .arg(fixture("tiny-sd1"))
+            .args(["--from", "f.png", "--out", name]);
+        command.args(more);
+        command
+    };
+    run(&mut again("j.png", &[]));
+    assert!(place.picture("j.png") == with);
+    std::fs::rename(place.path("words/deep/moody.safetensors"), place.path("words/moody.safetensors"))
+        .unwrap();
+    assert!(fail(&mut again("k.png", &[]), 1).contains("moody.safetensors"));
+    run(&mut again("k.png", &["--embedding-dir", "words"]));
+    assert!(place.picture("k.png") == with);
+    let said = fail(place.generate("x.png").args(["--embedding-dir", "nowhere"]), 1);
+    assert!(said.contains("nowhere"), "{said}");
 }
 
 #[test]
@@ -240,6 +275,12 @@ fn a_picture_is_painted_again_from_what_it_says() {
     let output = run(&mut command);
     assert!(text(&output.stderr).contains("Strange"), "{}", text(&output.stderr));
     assert!(place.picture("o.png") == paint(&place, "same.png", &[]));
+    // Its two plain numbers are the other way round.
+    let tagged = plain.replace("a red dog", "a red dog<lora:dog:0:0.5>");
+    png::write(&place.path("other.png"), &Picture::filled(8, 8, [0; 3]), &[(png::PARAMETERS, &tagged)])
+        .unwrap();
+    run(command.args(["--force", "--adapter-dir", "."]));
+    assert!(place.picture("o.png") == paint(&place, "half.png", &["--adapter", "dog.safetensors:0.5:0"]));
     // What the picture was made of must be the same.
     std::fs::copy(fixture("lora/peft.safetensors"), place.path("dog.safetensors")).unwrap();
     assert!(fail(&mut again("x.png", &[]), 1).contains("hash"));

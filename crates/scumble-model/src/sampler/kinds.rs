@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::{Levels, Result, Sampler, SamplerError, SamplerOptions, Setup};
-use super::{ddim, ddpm, dpmpp_2m, euler, euler_ancestral, heun, lcm, lms, pndm, unipc};
+use super::{ddim, ddpm, dpmpp_2m, dpmpp_sde, euler, euler_ancestral, heun, lcm, lms, pndm, unipc};
 use crate::scheduler_config::SchedulerConfig;
 
 type Build = fn(&Setup<'_>) -> Result<Box<dyn Sampler>>;
@@ -32,6 +32,7 @@ const EULER: &str = "EulerDiscreteScheduler";
 const LMS: &str = "LMSDiscreteScheduler";
 const HEUN: &str = "HeunDiscreteScheduler";
 const DPM: &str = "DPMSolverMultistepScheduler";
+const DPM_SDE: &str = "DPMSolverSDEScheduler";
 const UNIPC: &str = "UniPCMultistepScheduler";
 use Levels::{Exponential, Karras, Usual};
 
@@ -64,6 +65,9 @@ pub static SAMPLERS: &[SamplerKind] = &[
     kind("dpmpp_2m_sde", &[], "DPM++ 2M SDE", DPM, Usual, dpmpp_2m::build).drawing_noise(),
     kind("dpmpp_2m_sde_karras", &[], "DPM++ 2M SDE", DPM, Karras, dpmpp_2m::build).drawing_noise(),
     kind("dpmpp_2m_sde_exponential", &[], "DPM++ 2M SDE", DPM, Exponential, dpmpp_2m::build).drawing_noise(),
+    kind("dpmpp_sde", &["k_dpmpp_sde"], "DPM++ SDE", DPM_SDE, Usual, dpmpp_sde::build).drawing_noise(),
+    kind("dpmpp_sde_karras", &[], "DPM++ SDE", DPM_SDE, Karras, dpmpp_sde::build).drawing_noise(),
+    kind("dpmpp_sde_exponential", &[], "DPM++ SDE", DPM_SDE, Exponential, dpmpp_sde::build).drawing_noise(),
     kind("unipc", &["uni_pc"], "UniPC", UNIPC, Usual, unipc::build),
     kind("unipc_karras", &[], "UniPC", UNIPC, Karras, unipc::build),
     kind("unipc_exponential", &[], "UniPC", UNIPC, Exponential, unipc::build),
@@ -132,10 +136,10 @@ impl SamplerKind {
         (self.build)(&Setup { kind: self, levels, config, options })
     }
 
-    /// Two classes have other betas than the rest where the configuration names none.
+    /// Three classes have other betas than the rest where the configuration names none.
     fn with_own_betas<'c>(&self, config: &'c Value) -> Cow<'c, Value> {
         let curve = match self.class {
-            HEUN => "linear",
+            HEUN | DPM_SDE => "linear",
             "LCMScheduler" => "scaled_linear",
             _ => return Cow::Borrowed(config),
         };

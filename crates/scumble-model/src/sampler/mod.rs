@@ -10,9 +10,11 @@
 use crate::schedule::{NoiseSchedule, PredictionType, ScheduleError};
 use crate::scheduler_config::{ConfigError, SchedulerConfig};
 
+mod brownian;
 mod ddim;
 mod ddpm;
 mod dpmpp_2m;
+mod dpmpp_sde;
 mod euler;
 mod euler_ancestral;
 mod grid;

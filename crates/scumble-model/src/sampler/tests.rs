@@ -403,3 +403,72 @@ fn many_configurations_end_where_diffusers_ends() {
     }
     assert!(off.is_empty(), "{}", off.join("\n"));
 }
+
+/// The noise comes from a Brownian path of a seed; a level that f32 rounds otherwise is another place on it.
+#[test]
+fn dpmpp_sde_ends_where_diffusers_ends() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/dpmpp_sde.json");
+    let runs: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut off = Vec::new();
+    for recorded in runs.as_array().unwrap() {
+        let numbers = |field: &str| -> Vec<f64> {
+            recorded[field].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+        };
+        let class = SamplerKind::of_class("DPMSolverSDEScheduler", &recorded["config"]).unwrap();
+        let steps = recorded["steps"].as_u64().unwrap() as usize;
+        let first = recorded["start"].as_u64().unwrap() as usize;
+        let mut sampler = class.build(&recorded["config"], SamplerOptions::new(steps)).unwrap();
+        let timesteps = numbers("timesteps");
+        assert_eq!(sampler.timesteps().len(), timesteps.len(), "{recorded}");
+        for (ours, theirs) in sampler.timesteps().iter().zip(timesteps) {
+            assert!((ours - theirs).abs() < 5e-3, "{ours} {theirs} {recorded}");
+        }
+        let ramp: Vec<f32> = (0..64).map(|i| i as f32 / 64.0 - 0.5).collect();
+        let scale = sampler.init_noise_sigma() as f32;
+        let start = match first {
+            0 => ramp.iter().map(|x| x * scale).collect(),
+            _ => sampler.add_noise(first, &ramp, &[1.0; 64]).unwrap(),
+        };
+        let model = |x: &[f32], t: f64| -> Vec<f32> {
+            let factor = (0.3 + 0.2 * t / 1000.0) as f32;
+            x.iter().enumerate().map(|(i, x)| 0.1 * x + factor * (i as f32).sin()).collect()
+        };
+        let trajectory = run(sampler.as_mut(), first, start, model, &mut no_noise);
+        let (mut call, mut largest) = (first, 1.0f32);
+        for (latents, theirs) in trajectory.iter().zip(recorded["trajectory"].as_array().unwrap()) {
+            largest = latents.iter().fold(largest, |largest, x| largest.max(x.abs()));
+            for (index, theirs) in [0, 21, 42, 63].into_iter().zip(theirs.as_array().unwrap()) {
+                let difference = (f64::from(latents[index]) - theirs.as_f64().unwrap()).abs();
+                if difference > 3e-4 * f64::from(largest) {
+                    off.push(format!("call {call}: {difference} of {largest}: {}", recorded["config"]));
+                }
+            }
+            call += 1;
+        }
+    }
+    assert!(off.is_empty(), "{}", off.join("\n"));
+}
+
+#[test]
+fn dpmpp_sde_takes_its_seed_from_the_noise() {
+    let config = stable_diffusion(json!({}));
+    let last = |noise: [f32; 2], config: &Value| {
+        let mut sampler = sampler("dpmpp_sde", config, 4);
+        let mut drawn = 0;
+        let mut source = |n: usize| {
+            drawn += n;
+            noise[..n].to_vec()
+        };
+        let last = run(sampler.as_mut(), 0, vec![1.0; 20], |x, _| x.to_vec(), &mut source).pop().unwrap();
+        (last, drawn)
+    };
+    let one = last([0.1, 0.2], &config);
+    assert_eq!(one, last([0.1, 0.2], &config));
+    assert!(one.0 != last([0.1, 0.3], &config).0 && one.1 == 2);
+    let seeded = stable_diffusion(json!({"noise_sampler_seed": 5}));
+    assert_eq!(last([0.1, 0.2], &seeded).0, last([0.3, 0.2], &seeded).0);
+    let sample = stable_diffusion(json!({"prediction_type": "sample"}));
+    let built = SamplerKind::find("dpmpp_sde").unwrap().build(&sample, SamplerOptions::new(5));
+    assert!(built.err().unwrap().to_string().contains("prediction_type"));
+    assert_eq!(SamplerKind::find("DPM++ SDE Karras").unwrap().name, "dpmpp_sde_karras");
+}

@@ -550,6 +550,8 @@ section! {
         formats: Vec<FileFormat> = vec![FileFormat::Kohya],
         /// Number type of the adapter file: `f16`, `bf16` or `f32`.
         dtype: FileType = FileType::F16,
+        /// Write the run's course for TensorBoard too.
+        tensorboard: bool = true,
     }
 }
 

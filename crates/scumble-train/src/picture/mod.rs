@@ -8,17 +8,21 @@ pub mod canvas;
 pub mod decode;
 mod error;
 pub mod font;
+pub mod gif;
 pub mod infotext;
 pub mod png;
 pub mod resize;
 pub mod sheet;
 mod structure;
+pub mod table;
 
 pub use decode::{DecodeOptions, Format, Limits, decode, read, read_bounded};
 pub use error::PictureError;
+pub use gif::Animation;
 pub use infotext::Infotext;
 pub use resize::{Filter, Fit, TargetSize, fit, resize};
 pub use sheet::{Sheet, SheetRow};
+pub use table::Table;
 
 /// The result of everything that touches pictures.
 pub type Result<T, E = PictureError> = std::result::Result<T, E>;

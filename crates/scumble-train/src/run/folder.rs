@@ -5,8 +5,9 @@
 //!     config.toml            the resolved configuration; the same file runs it again
 //!     metrics.jsonl          a line for each update
 //!     loss.png               the plot of it
+//!     events.out.tfevents.scumble  the same for TensorBoard, and the validation pictures
 //!     checkpoints/           what `--resume` goes on from
-//!     samples/               validation pictures, and before-after.png beside them
+//!     samples/               validation pictures; before-after.png, samples.png and samples.gif beside them
 //!     <name>.safetensors     the adapter; <name>-step000250.safetensors for those on the way
 //!     <name>/                instead of it the whole model, where whole weights learn; <name>-step000250/ on the way
 //!     embeddings/            new words as files of their own; embeddings-step000250/ on the way
@@ -21,18 +22,27 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Store;
 use crate::config::{Existing, Save};
 use crate::error::{Result, TrainError};
+use crate::tensorboard::Sample;
+
+use super::album;
 
 /// What every run may have in its folder, whatever its name.
-pub const RUN_FILES: [&str; 8] = [
+pub const RUN_FILES: [&str; 11] = [
     "before-after.png",
     "checkpoints",
     "config.toml",
     "embeddings",
+    EVENTS,
     "loss.png",
     "metrics.jsonl",
     "run.lock",
     "samples",
+    "samples.gif",
+    "samples.png",
 ];
+
+/// TensorBoard finds files by a part of their names.
+const EVENTS: &str = "events.out.tfevents.scumble";
 
 /// A run's folder, locked for this process.
 pub struct RunFolder {
@@ -146,6 +156,21 @@ impl RunFolder {
     /// `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// The event file for TensorBoard.
+    pub fn events(&self) -> PathBuf {
+        self.path.join(EVENTS)
+    }
+
+    /// All validation pictures so far.
+    pub fn samples(&self) -> Result<Vec<Sample>> {
+        album::samples(&self.path.join("samples"))
+    }
+
+    /// The validation pictures on one sheet, and as an animation.
+    pub fn album(&self) -> [PathBuf; 2] {
+        [self.path.join("samples.png"), self.path.join("samples.gif")]
     }
 
     /// `loss.png`.

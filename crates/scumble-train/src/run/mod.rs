@@ -8,8 +8,10 @@
 //! [`train`] does it all and tells a [`Reporter`]; [`plan`] stops before the folder. Between any two updates the run can end:
 //! `stop` set from outside finishes the update in progress and saves; a kill loses the updates since the last save.
 
+pub mod album;
 pub mod base;
 pub mod cache;
+pub mod catalog;
 pub mod event;
 pub mod folder;
 pub mod learning;
@@ -40,6 +42,7 @@ use crate::picture::sheet::{Sheet, SheetRow};
 use crate::picture::{self, DecodeOptions, Picture, png};
 use crate::plot::LossPlot;
 use crate::preflight::{self, Plan};
+use crate::tensorboard::{EventFile, Sample};
 use base::Base;
 use event::{Event, Reporter, SmoothLoss};
 use folder::RunFolder;
@@ -146,7 +149,18 @@ pub fn train(config: &TrainConfig, start: &Start, services: &Services<'_>) -> Re
     // The autoencoder's buffers have other sizes than a step's; without this they would lie idle for the whole run.
     scumble_tensor::memory::trim();
     let metrics = MetricsFile::open(&folder.metrics(), done)?;
-    Run { session, folder, origin, metrics, services }.go(done)
+    let events = match session.config.save.tensorboard {
+        true => {
+            let mut samples = folder.samples()?;
+            // Later ones are of a course that ended, as are the metrics after the checkpoint; those of the first and of the
+            // last step are painted anew.
+            let steps = session.config.train.steps;
+            samples.retain(|sample| sample.step <= done && done > 0 && sample.step < steps);
+            Some(EventFile::create(&folder.events(), metrics.records(), &samples)?)
+        }
+        false => None,
+    };
+    Run { session, folder, origin, metrics, events, services }.go(done)
 }
 
 fn write_config(folder: &RunFolder, config: &TrainConfig) -> Result<()> {
@@ -263,6 +277,7 @@ struct Run<'a> {
     folder: RunFolder,
     origin: Origin,
     metrics: MetricsFile,
+    events: Option<EventFile>,
     services: &'a Services<'a>,
 }
 
@@ -277,6 +292,9 @@ impl Run<'_> {
             // From here on there is something to resume.
             self.save_checkpoint(0)?;
             self.paint(0)?;
+        } else if self.lacks_pictures(first) {
+            // A stop in the middle of painting, or before it.
+            self.paint(first)?;
         }
         let started = Instant::now();
         let mut painting = 0.0;
@@ -294,6 +312,9 @@ impl Run<'_> {
                 seconds: clock.elapsed().as_secs_f64(),
             };
             self.metrics.append(record.clone())?;
+            if let Some(events) = &mut self.events {
+                events.append(&record)?;
+            }
             let smooth_loss = smooth.add(update.loss);
             loss = Some(smooth_loss);
             let per_second =
@@ -318,19 +339,21 @@ impl Run<'_> {
         Summary { outcome, folder: self.folder.path().to_owned(), steps, loss, adapters }
     }
 
-    fn interrupted(&self, done: u64, loss: Option<f64>) -> Result<Summary> {
+    fn interrupted(&mut self, done: u64, loss: Option<f64>) -> Result<Summary> {
         self.services.phase("stopping: saving");
         let adapters = self.save(done)?;
+        self.album()?;
         Ok(self.summary(Outcome::Interrupted, done, loss, adapters))
     }
 
-    fn finish(&self, steps: u64, loss: Option<f64>) -> Result<Summary> {
+    fn finish(&mut self, steps: u64, loss: Option<f64>) -> Result<Summary> {
         self.services.phase("saving");
         self.save_checkpoint(steps)?;
         let adapters = self.save_adapters(steps, None)?;
         self.plot()?;
         self.paint(steps)?;
         self.before_and_after(steps)?;
+        self.album()?;
         self.services.reporter.event(Event::Saved { step: steps, files: adapters.clone() });
         Ok(self.summary(Outcome::Finished, steps, loss, adapters))
     }
@@ -412,8 +435,17 @@ impl Run<'_> {
         Ok(png::write(&self.folder.loss_plot(), &picture, &[])?)
     }
 
+    /// Whether pictures of a step on the way are due and not all there.
+    fn lacks_pictures(&self, step: u64) -> bool {
+        let config = &self.session.config;
+        let due = config.validate.every > 0
+            && step.is_multiple_of(config.validate.every)
+            && step < config.train.steps;
+        due && (0..config.validate.prompts.len()).any(|prompt| !self.folder.sample(step, prompt).exists())
+    }
+
     /// Validation pictures after a step.
-    fn paint(&self, step: u64) -> Result<()> {
+    fn paint(&mut self, step: u64) -> Result<()> {
         let config = &self.session.config;
         if config.validate.prompts.is_empty() {
             return Ok(());
@@ -438,10 +470,22 @@ impl Run<'_> {
             let path = self.folder.sample(step, index);
             let folder = path.parent().unwrap_or(self.folder.path());
             std::fs::create_dir_all(folder).map_err(TrainError::io("creating", folder))?;
-            png::write(&path, &picture, &[("scumble", prompt)])?;
+            let bytes = png::encode(&picture, &[("scumble", prompt)])?;
+            atomic_write(&path, |file| std::io::Write::write_all(file, &bytes))?;
+            if let Some(events) = &mut self.events {
+                events.append_sample(&Sample { step, prompt: index, path: path.clone() }, &bytes)?;
+            }
             self.services.reporter.event(Event::Picture { step, prompt: index, path });
         }
         Ok(())
+    }
+
+    /// The validation pictures of all steps put together.
+    fn album(&self) -> Result<()> {
+        let config = &self.session.config;
+        let [sheet, animation] = self.folder.album();
+        let samples = self.folder.samples()?;
+        album::write(&config.save.name, &config.validate.prompts, &samples, [&sheet, &animation])
     }
 
     /// A sheet of the validation pictures of step 0 and of the end.

@@ -6,11 +6,13 @@ pub mod completions;
 pub mod convert;
 pub mod extract;
 pub mod generate;
+pub mod grid;
 mod losses;
 pub mod merge;
 mod model;
 pub mod probe;
 pub mod resize;
+pub mod runs;
 mod stop;
 pub mod train;
 pub mod world;
@@ -24,10 +26,12 @@ pub fn run(context: &Context, command: Command) -> Result {
     match command {
         Command::Train(args) => train::run(context, &args),
         Command::Generate(args) => generate::run(context, &args),
+        Command::Grid(args) => grid::run(context, &args),
         Command::Convert(args) => convert::run(context, &args),
         Command::Merge(args) => merge::run(context, &args),
         Command::Extract(args) => extract::run(context, &args),
         Command::Resize(args) => resize::run(context, &args),
+        Command::Runs(args) => runs::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
         Command::World(command) => world::run(context, command),

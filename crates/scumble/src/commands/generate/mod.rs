@@ -1,16 +1,16 @@
 //! `scumble generate`: text to pictures, from nothing or from a picture, with any adapters at any strength.
 
 mod lines;
-mod options;
-mod output;
+pub mod options;
+pub mod output;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scumble_model::base::{BaseFiles, BaseOptions as OpenOptions, Family, PredictionSource};
 use scumble_model::schedule::PredictionType;
-use scumble_paint::request::Request;
-use scumble_paint::studio::{self, Folders, Step, Studio, WearOptions, Worn};
+use scumble_paint::request::{EmbeddingUse, Request};
+use scumble_paint::studio::{self, Resolver, Step, Studio, WearOptions, Worn};
 use scumble_paint::{adapters::AdapterUse, record};
 use scumble_train::config::Precision;
 use scumble_train::picture::{Picture, png};
@@ -85,18 +85,22 @@ pub struct BaseOptions {
     pub precision: Precision,
 }
 
+/// The adapters and words that are on.
+type On<'r> = (&'r Vec<AdapterUse>, &'r Vec<EmbeddingUse>);
+
 /// Paints.
 pub fn run(context: &Context, args: &GenerateArgs) -> Result {
-    let (requests, base) = requests(context, args)?;
+    let (mut requests, base) = requests(context, args)?;
     let targets = output::targets(&args.out, requests.len(), args.force)?;
-    let folders = Folders { adapters: args.adapters.adapter_dir.clone() };
+    let mut resolver = Resolver::new(args.adapters.folders());
     let mut resolved = Vec::with_capacity(requests.len());
-    for request in &requests {
+    for request in &mut requests {
         request.check()?;
-        resolved.push(studio::resolve(request, &folders)?);
+        resolver.add_words(request)?;
+        resolved.push(resolver.resolve(request)?);
     }
     let wear = WearOptions { fold: args.adapters.fold, partial: args.adapters.allow_partial };
-    check_fold(args, &requests, &resolved)?;
+    check_fold(&args.adapters, &requests, &resolved)?;
     stop::listen()?;
     context.terminal.status(&format!("loading {base}"));
     let files = open_base(context, &base, &args.base)?;
@@ -105,16 +109,17 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
     }
     let studio = Studio::open(&files, context.backend()?, args.base.precision.dtype())?;
     let mut painted = Vec::new();
-    let mut worn: Option<(&Vec<AdapterUse>, Worn<'_>)> = None;
+    let mut worn: Option<(On<'_>, Worn<'_>)> = None;
     for (index, ((request, (adapters, texts)), target)) in
         requests.iter().zip(&resolved).zip(&targets).enumerate()
     {
-        // Adapters stay on as long as pictures want the same ones.
-        let same = worn.as_ref().is_some_and(|(on, _)| *on == adapters);
+        // Adapters and words stay on as long as pictures want the same ones.
+        let wanted = (adapters, &request.embeddings);
+        let same = worn.as_ref().is_some_and(|(on, _)| *on == wanted);
         if !same {
             drop(worn.take());
             let mut note = |text: String| context.terminal.warning(&text);
-            worn = Some((adapters, studio.wear(adapters, &request.embeddings, wear, &mut note)?));
+            worn = Some((wanted, studio.wear(adapters, &request.embeddings, wear, &mut note)?));
         }
         let Some((_, on)) = &worn else { continue };
         let extra = match requests.len() {
@@ -140,13 +145,13 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
 }
 
 /// The size of the first pass, from the picture of the last.
-fn first_size(request: &Request, picture: &Picture) -> [usize; 2] {
+pub fn first_size(request: &Request, picture: &Picture) -> [usize; 2] {
     let scale = request.hires.map_or(1.0, |hires| hires.scale);
     [picture.width, picture.height].map(|side| (side as f64 / scale / 8.0).round() as usize * 8)
 }
 
 /// Paints one picture with a progress line; `None` when it was interrupted.
-fn paint(
+pub fn paint(
     context: &Context,
     worn: &Worn<'_>,
     request: &Request,
@@ -167,38 +172,76 @@ fn paint(
     Ok(worn.paint(request, texts, &mut watch)?)
 }
 
-/// All pictures to paint, and the base to paint them with.
-fn requests(context: &Context, args: &GenerateArgs) -> Result<(Vec<Request>, String)> {
+/// What is asked for in words, and the options beside it.
+pub struct Typed<'a> {
+    /// The picture to take over from.
+    pub from: Option<&'a Path>,
+    /// What to paint.
+    pub prompt: Option<&'a str>,
+    /// What not to paint.
+    pub negative: Option<&'a str>,
+    /// The base.
+    pub base: &'a BaseOptions,
+    /// How to paint.
+    pub painting: &'a PaintingOptions,
+    /// What to begin with.
+    pub start: &'a StartOptions,
+    /// Adapters and learned words.
+    pub adapters: &'a AdapterOptions,
+}
+
+/// One request of what was typed and of the picture it is taken over from, the base, and the axes where that picture is a
+/// grid.
+pub fn common_request(context: &Context, typed: &Typed<'_>) -> Result<(Request, String, Vec<String>)> {
     let mut request = Request::default();
-    let mut base = args.base.base.clone();
-    if let Some(path) = &args.from {
+    let (mut base, mut axes) = (typed.base.base.clone(), Vec::new());
+    if let Some(path) = typed.from {
         let recorded = record::read(path)?;
         recorded
             .notes
             .iter()
             .for_each(|note| context.terminal.warning(&format!("{}: {note}", path.display())));
         request = recorded.request;
-        if args.adapters.adapter.is_empty() {
-            options::find_recorded(&mut request, &args.adapters.adapter_dir)?;
-        }
+        options::find_recorded(&mut request, typed.adapters)?;
         base = base.or(recorded.base);
-    } else if args.prompt.is_none() && args.prompts.is_none() {
-        return Err(Failure::usage("there is nothing to paint")
-            .hint("say it with --prompt TEXT, or --from a picture"));
+        axes = recorded.axes;
     }
     let base = base.ok_or_else(|| {
         Failure::usage("the picture does not say which base painted it").hint("pass it with --base MODEL")
     })?;
-    if let Some(prompt) = &args.prompt {
-        request.prompt.clone_from(prompt);
+    if let Some(prompt) = typed.prompt {
+        request.prompt = prompt.to_owned();
     }
-    if let Some(negative) = &args.negative {
-        request.negative.clone_from(negative);
+    if let Some(negative) = typed.negative {
+        request.negative = negative.to_owned();
     }
-    args.painting.apply(&mut request);
-    args.painting.check(&request)?;
-    args.start.apply(&mut request)?;
-    args.adapters.apply(&mut request)?;
+    typed.painting.apply(&mut request);
+    typed.painting.check(&request)?;
+    typed.start.apply(&mut request)?;
+    typed.adapters.apply(&mut request)?;
+    Ok((request, base, axes))
+}
+
+/// All pictures to paint, and the base to paint them with.
+fn requests(context: &Context, args: &GenerateArgs) -> Result<(Vec<Request>, String)> {
+    if args.from.is_none() && args.prompt.is_none() && args.prompts.is_none() {
+        return Err(Failure::usage("there is nothing to paint")
+            .hint("say it with --prompt TEXT, or --from a picture"));
+    }
+    let typed = Typed {
+        from: args.from.as_deref(),
+        prompt: args.prompt.as_deref(),
+        negative: args.negative.as_deref(),
+        base: &args.base,
+        painting: &args.painting,
+        start: &args.start,
+        adapters: &args.adapters,
+    };
+    let (request, base, axes) = common_request(context, &typed)?;
+    if let (Some(path), false) = (&args.from, axes.is_empty()) {
+        return Err(Failure::new(format!("`{}` is a grid of many pictures", path.display()))
+            .hint("paint it again with scumble grid --from"));
+    }
     let written = match &args.prompts {
         Some(path) => lines::read(path, &request)?,
         None => vec![request],
@@ -210,12 +253,13 @@ fn requests(context: &Context, args: &GenerateArgs) -> Result<(Vec<Request>, Str
     Ok((written.iter().flat_map(several).collect(), base))
 }
 
-fn check_fold(
-    args: &GenerateArgs,
+/// Errors where `--fold` can't do what the pictures need.
+pub fn check_fold(
+    args: &AdapterOptions,
     requests: &[Request],
     resolved: &[(Vec<AdapterUse>, [String; 2])],
 ) -> Result<()> {
-    if !args.adapters.fold {
+    if !args.fold {
         return Ok(());
     }
     let changes = resolved.windows(2).any(|pair| pair[0].0 != pair[1].0);

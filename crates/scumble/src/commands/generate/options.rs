@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use scumble_model::pipeline::Tiling;
 use scumble_paint::adapters::{self, AdapterUse};
+use scumble_paint::library;
 use scumble_paint::request::{EmbeddingUse, Hires, Init, Mask, Request, Upscaler};
 use scumble_paint::schedule::Schedule;
+use scumble_paint::studio::Folders;
 
 use crate::failure::{Failure, Result};
 
@@ -22,7 +24,8 @@ pub struct PaintingOptions {
     pub guidance: Option<f64>,
     /// One of ddim, ddpm, pndm, euler, euler_karras, euler_exponential, euler_a, heun, heun_karras, heun_exponential,
     /// lms, lms_karras, lms_exponential, dpmpp_2m, dpmpp_2m_karras, dpmpp_2m_exponential, dpmpp_2m_sde,
-    /// dpmpp_2m_sde_karras, dpmpp_2m_sde_exponential, unipc, unipc_karras, unipc_exponential, lcm
+    /// dpmpp_2m_sde_karras, dpmpp_2m_sde_exponential, dpmpp_sde,
+    /// dpmpp_sde_karras, dpmpp_sde_exponential, unipc, unipc_karras, unipc_exponential, lcm
     /// [default: the base's own]
     #[arg(long, value_name = "NAME")]
     pub sampler: Option<String>,
@@ -195,8 +198,8 @@ pub struct AdapterOptions {
     /// Factors of blocks, such as mid=0.5,up.1=0,attn2=2; of one adapter as NAME:mid=0.5; may be repeated
     #[arg(long, value_name = "[NAME:]BLOCK=NUMBER,...")]
     pub block_strength: Vec<String>,
-    /// Strength over the steps: constant, linear:1:0, cosine:0:1 or window:0.2:0.8; of one adapter as NAME:linear:1:0;
-    /// may be repeated
+    /// Strength over the steps: constant, linear:1:0, cosine:0:1, window:0.2:0.8, or timesteps:500:1000; of one adapter
+    /// as NAME:linear:1:0; may be repeated
     #[arg(long, value_name = "[NAME:]SCHEDULE")]
     pub strength_schedule: Vec<String>,
     /// How far to go beyond the adapters' change: 1 is the change itself; others take twice the time [default: 1]
@@ -205,6 +208,9 @@ pub struct AdapterOptions {
     /// File of learned words, FILE[:WORD]; the word is the file's name if nothing says otherwise; may be repeated
     #[arg(long, value_name = "FILE[:WORD]")]
     pub embedding: Vec<String>,
+    /// Folder of learned words that prompts use by the names of their files; may be repeated
+    #[arg(long, value_name = "FOLDER")]
+    pub embedding_dir: Vec<PathBuf>,
     /// Add the adapters to the weights instead of computing them beside: the same picture to rounding, faster
     #[arg(long)]
     pub fold: bool,
@@ -214,6 +220,11 @@ pub struct AdapterOptions {
 }
 
 impl AdapterOptions {
+    /// Where files named in prompts are looked for.
+    pub fn folders(&self) -> Folders {
+        Folders { adapters: self.adapter_dir.clone(), embeddings: self.embedding_dir.clone() }
+    }
+
     /// Puts what was given into a request.
     pub fn apply(&self, request: &mut Request) -> Result<()> {
         if !self.adapter.is_empty() {
@@ -272,11 +283,22 @@ fn embedding(text: &str) -> EmbeddingUse {
     }
 }
 
-/// Finds the adapters that a picture names: at the path it has, else by name.
-pub fn find_recorded(request: &mut Request, folders: &[PathBuf]) -> Result<()> {
-    for adapter in &mut request.adapters {
-        if !adapter.file.is_file() {
-            adapter.file = adapters::find(folders, &adapter.name())?;
+/// Finds the adapters and learned words that a picture names: at the path they have, else by name. Words that are
+/// nowhere are reported when the request is checked.
+pub fn find_recorded(request: &mut Request, options: &AdapterOptions) -> Result<()> {
+    if options.adapter.is_empty() {
+        for adapter in &mut request.adapters {
+            if !adapter.file.is_file() {
+                adapter.file = adapters::find(&options.adapter_dir, &adapter.name())?;
+            }
+        }
+    }
+    if options.embedding.is_empty() && !options.embedding_dir.is_empty() {
+        for embedding in &mut request.embeddings {
+            let name = embedding.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !embedding.file.is_file() {
+                embedding.file = library::find(&options.embedding_dir, &name)?;
+            }
         }
     }
     Ok(())
