@@ -70,10 +70,16 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
+    /// All of it, to read.
+    pub(crate) fn whole(&self) -> &[f32] {
+        // SAFETY: the buffer holds `len` initialised floats; who writes borrows uniquely or by `of`'s contract.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
     /// The part of one worker.
     ///
     /// # Safety
-    /// A part must not be in use twice at the same time, nor together with [`Scratch::all`].
+    /// A part must not be in use twice at the same time, nor together with [`Scratch::all`] and [`Scratch::whole`].
     #[allow(clippy::mut_from_ref)] // each worker has its own part
     pub(crate) unsafe fn of(&self, worker: usize) -> &mut [f32] {
         assert!((worker + 1) * self.part <= self.len, "a worker beyond those the memory was made for");

@@ -6,6 +6,8 @@
 //! * [`Tier`]: the instruction set, chosen at run time, or forced by `SCUMBLE_CPU_TIER`. A kernel is written once over
 //!   a vector type and compiled for every tier.
 //! * `gemm`: one product routine for linear layers and convolutions; `attention`: never forms the score matrix.
+//! * `tiles`: matrix units, which multiply bf16 without widening it; a tier that has one uses it for every product of
+//!   bf16 operands.
 //! * `pool`: threads. Work is cut by shape and sums are ordered, so the number of threads never shows in a result.
 //! * [`measure_peak`]: what the machine could do at best.
 //!
@@ -34,6 +36,7 @@ mod reduce;
 mod simd;
 mod swap;
 mod tier;
+mod tiles;
 
 pub use backend::CpuBackend;
 pub use peak::{Peak, measure_peak};

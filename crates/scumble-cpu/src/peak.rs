@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
+use half::bf16;
 use scumble_tensor::Result;
 
 use crate::CpuBackend;
 use crate::engine::Scratch;
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Simd};
+use crate::tiles::{DEPTH, SUMS, Strips, TILE, TileKernel, TileUnit};
 
 /// Measured limits of a backend's tier and threads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +18,8 @@ pub struct Peak {
     pub gflops: f64,
     /// Copying memory, 10^9 bytes read and written a second.
     pub gbytes_per_s: f64,
+    /// Products of bf16 on the tier's matrix unit, if it has one, from the first-level cache.
+    pub gflops_bf16: Option<f64>,
 }
 
 /// Rounds of [`Busy`]: some 10 ms.
@@ -53,11 +57,48 @@ fn chains<S: Simd, const COUNT: usize>(s: S) -> f64 {
     (ROUNDS * COUNT * S::LANES * 2) as f64
 }
 
+/// Tiles of a strip in [`BusyTiles`]: four strips fill 40 KiB.
+const TILE_STEPS: usize = 10;
+/// Rounds of [`BusyTiles`]: some 10 ms on a unit, much longer in the emulation, which runs fewer.
+const TILE_ROUNDS: usize = 20_000;
+
+/// Multiplies the same strips again and again; gives the operations done.
+struct BusyTiles {
+    rounds: usize,
+}
+
+impl TileKernel for BusyTiles {
+    type Output = f64;
+    #[inline(always)]
+    fn run<S: Simd, U: TileUnit>(self, _: S, unit: U) -> f64 {
+        let operand = vec![bf16::ONE; 2 * TILE_STEPS * TILE];
+        let other = operand.clone();
+        let mut sums = [0.0f32; 4 * SUMS];
+        for _ in 0..self.rounds {
+            let at = Strips {
+                a: operand.as_ptr(),
+                a_strip: TILE_STEPS * TILE,
+                b: other.as_ptr(),
+                b_strip: TILE_STEPS * TILE,
+                steps: TILE_STEPS,
+                c: sums.as_mut_ptr(),
+                c_row: 2 * SUMS,
+                c_column: SUMS,
+                begins: true,
+            };
+            // SAFETY: two strips of each operand and four tiles of sums; the unit was made ready for this kernel.
+            unsafe { unit.block(2, 2, &at) };
+        }
+        std::hint::black_box(sums);
+        (self.rounds * TILE_STEPS * 4 * 2 * SUMS * DEPTH) as f64
+    }
+}
+
 /// Measures for about a second.
 pub fn measure_peak(backend: &CpuBackend) -> Result<Peak> {
     let engine = backend.engine();
     let threads = engine.pool.threads();
-    let mut peak = Peak { gflops: 0.0, gbytes_per_s: 0.0 };
+    let mut peak = Peak { gflops: 0.0, gbytes_per_s: 0.0, gflops_bf16: None };
     let mut source = Scratch::new(1, COPY_FLOATS)?;
     let mut target = Scratch::new(1, COPY_FLOATS)?;
     let source = source.all();
@@ -68,6 +109,13 @@ pub fn measure_peak(backend: &CpuBackend) -> Result<Peak> {
         engine.pool.run_pieces(&mut operations, 1, |_, done| done[0] = engine.tier.run(Busy));
         let seconds = begin.elapsed().as_secs_f64();
         peak.gflops = peak.gflops.max(operations.iter().sum::<f64>() / seconds / 1e9);
+        if let Some(unit) = engine.tier.unit() {
+            let rounds = if engine.tier.multiplies_bf16() { TILE_ROUNDS } else { TILE_ROUNDS / 200 };
+            let begin = Instant::now();
+            engine.pool.run_pieces(&mut operations, 1, |_, done| done[0] = unit.run(BusyTiles { rounds }));
+            let rate = operations.iter().sum::<f64>() / begin.elapsed().as_secs_f64() / 1e9;
+            peak.gflops_bf16 = Some(peak.gflops_bf16.unwrap_or(0.0).max(rate));
+        }
         let to = SharedMut::new(target.all());
         let piece = 1 << 18;
         let begin = Instant::now();
@@ -93,6 +141,12 @@ mod tests {
             // Slower than any machine this runs on, even a busy one; an empty loop would be out of bounds above.
             assert!((0.05..1e4).contains(&peak.gflops), "{}: {peak:?}", tier.name());
             assert!((0.05..1e4).contains(&peak.gbytes_per_s), "{}: {peak:?}", tier.name());
+            let tiles = peak.gflops_bf16.is_none_or(|rate| (0.01..1e5).contains(&rate));
+            assert!(
+                tiles && peak.gflops_bf16.is_some() == tier.unit().is_some(),
+                "{}: {peak:?}",
+                tier.name()
+            );
         }
     }
 }

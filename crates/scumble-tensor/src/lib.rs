@@ -27,5 +27,5 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Result, shape_error};
 pub use param::Param;
 pub use shape::Shape;
-pub use tape::{DropoutKey, Gradients, LeafId, Tape, Var};
+pub use tape::{DropoutKey, Gradients, KeptBytes, LeafId, Recompute, Tape, Var};
 pub use tensor::{Device, DeviceBuffer, Prepared, Tensor};

@@ -5,8 +5,8 @@
 //! product (VJP), a closure over the tensors it needs. [`Tape::backward`] takes the nodes from the last to the
 //! first and drops each closure after use, which frees the activations it held.
 //!
-//! [`Tape::checkpoint`] runs a block without recording it and keeps only the block's inputs; backward runs the block
-//! again on a tape of its own.
+//! [`Tape::checkpoint`] records a block on a tape of its own, or runs it without recording, keeps only its inputs and
+//! records it in backward; [`Recompute`] says which.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::param::Param;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -152,6 +153,88 @@ enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropoutKey(pub u64);
 
+/// Which blocks of [`Tape::checkpoint`], numbered in the order of the calls, are computed again in backward instead of
+/// being kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recompute {
+    chosen: [u64; 8],
+    /// Those beyond the numbers that `chosen` has bits for.
+    beyond: bool,
+}
+
+impl Recompute {
+    /// No block.
+    pub const NOTHING: Self = Self { chosen: [0; 8], beyond: false };
+    /// Every block: less memory, a third more time.
+    pub const EVERYTHING: Self = Self { chosen: [u64::MAX; 8], beyond: true };
+
+    /// Whether block `number` is among them.
+    pub fn contains(&self, number: usize) -> bool {
+        self.chosen.get(number / 64).map_or(self.beyond, |bits| bits >> (number % 64) & 1 == 1)
+    }
+
+    /// Adds block `number`; beyond the 512th they only come together.
+    pub fn insert(&mut self, number: usize) {
+        match self.chosen.get_mut(number / 64) {
+            Some(bits) => *bits |= 1 << (number % 64),
+            None => self.beyond = true,
+        }
+    }
+}
+
+/// Memory that a block holds until backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptBytes {
+    /// All of it, the result among it.
+    pub all: usize,
+    /// The result, which is there whether the block is recomputed or not.
+    pub result: usize,
+}
+
+/// A block that was recorded on a tape of its own.
+struct Inside<'m> {
+    tape: Tape<'m>,
+    y: Var,
+    /// The inputs' places on that tape, for those whose gradient is wanted.
+    leaves: Vec<Option<LeafId>>,
+}
+
+impl<'m> Inside<'m> {
+    /// Records `block` on a fresh tape; inputs that are on a tape are watched.
+    fn run<F>(
+        backend: &Arc<dyn Backend>,
+        dropout: Option<DropoutKey>,
+        inputs: &[&Var],
+        block: &F,
+    ) -> Result<Self>
+    where
+        F: Fn(&Tape<'m>, &[Var]) -> Result<Var> + 'm,
+    {
+        let tape = Tape { dropout, ..Tape::recording(Arc::clone(backend)) };
+        let (mut leaves, mut watched) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
+        for input in inputs {
+            let (var, leaf) = if input.needs_grad() {
+                let (var, leaf) = tape.watch(input.value.clone());
+                (var, Some(leaf))
+            } else {
+                (Var::constant(input.value.clone()), None)
+            };
+            watched.push(var);
+            leaves.push(leaf);
+        }
+        let y = block(&tape, &watched)?;
+        Ok(Self { tape, y, leaves })
+    }
+
+    /// Gradients of the inputs; those of leaves inside go to `gradients`.
+    fn backward(self, d_y: &Tensor, gradients: &mut Gradients) -> Result<Vec<Option<Tensor>>> {
+        let mut inner = self.tape.backward(&self.y, d_y.clone())?;
+        let d_inputs = self.leaves.into_iter().map(|leaf| leaf.and_then(|leaf| inner.take(leaf))).collect();
+        gradients.merge(self.tape.backend(), inner)?;
+        Ok(d_inputs)
+    }
+}
+
 /// Records a computation over one backend. `'m` is the lifetime of the model whose blocks are checkpointed.
 pub struct Tape<'m> {
     backend: Arc<dyn Backend>,
@@ -162,7 +245,9 @@ pub struct Tape<'m> {
     saw_trainable: Cell<bool>,
     saw_foreign: Cell<bool>,
     dropout: Option<DropoutKey>,
-    checkpointing: bool,
+    recompute: Recompute,
+    kept: RefCell<Vec<KeptBytes>>,
+    measuring: bool,
 }
 
 impl<'m> Tape<'m> {
@@ -176,13 +261,21 @@ impl<'m> Tape<'m> {
             saw_trainable: Cell::new(false),
             saw_foreign: Cell::new(false),
             dropout: None,
-            checkpointing: false,
+            recompute: Recompute::NOTHING,
+            kept: RefCell::default(),
+            measuring: false,
         }
     }
 
     /// A tape that records.
     pub fn recording(backend: Arc<dyn Backend>) -> Self {
         Self::new(backend, Mode::Record)
+    }
+
+    /// A tape that finds out what each block would keep ([`Tape::kept_by_blocks`]) and keeps none of it: it cannot run
+    /// backward.
+    pub fn measuring(backend: Arc<dyn Backend>) -> Self {
+        Self { measuring: true, ..Self::new(backend, Mode::Record) }
     }
 
     /// A tape that records nothing: everything is a constant.
@@ -197,8 +290,13 @@ impl<'m> Tape<'m> {
     }
 
     /// Lets [`Tape::checkpoint`] recompute blocks instead of storing their insides: less memory, a third more time.
-    pub fn with_checkpointing(mut self, on: bool) -> Self {
-        self.checkpointing = on;
+    pub fn with_checkpointing(self, on: bool) -> Self {
+        self.with_recompute(if on { Recompute::EVERYTHING } else { Recompute::NOTHING })
+    }
+
+    /// As [`Tape::with_checkpointing`], for chosen blocks.
+    pub fn with_recompute(mut self, recompute: Recompute) -> Self {
+        self.recompute = recompute;
         self
     }
 
@@ -283,15 +381,47 @@ impl<'m> Tape<'m> {
         Var { value, node: Some(self.node(index)) }
     }
 
-    /// Runs `block` on `inputs`; with checkpointing on, its insides are not kept but recomputed in backward.
+    /// Runs `block` on `inputs` as one node. Its insides are kept on a tape of their own, or computed again in backward;
+    /// either way its gradients are summed in the same order, so the choice changes no bit of them.
     pub fn checkpoint<F>(&self, inputs: &[&Var], block: F) -> Result<Var>
     where
         F: Fn(&Tape<'m>, &[Var]) -> Result<Var> + 'm,
     {
-        let owned: Vec<Var> = inputs.iter().map(|&input| input.clone()).collect();
-        if self.mode != Mode::Record || !self.checkpointing {
+        if self.mode != Mode::Record {
+            let owned: Vec<Var> = inputs.iter().map(|&input| input.clone()).collect();
             return block(self, &owned);
         }
+        let number = self.kept.borrow().len();
+        if self.recompute.contains(number) {
+            self.kept.borrow_mut().push(KeptBytes::default());
+            return self.recomputed(inputs, block);
+        }
+        let before = memory::stats().live_bytes;
+        let inner = Inside::run(&self.backend, self.dropout, inputs, &block)?;
+        let value = inner.y.value.clone();
+        self.kept.borrow_mut().push(KeptBytes {
+            all: memory::stats().live_bytes.saturating_sub(before),
+            result: value.numel() * value.dtype().size(),
+        });
+        inner.tape.check_foreign()?;
+        if !inner.y.needs_grad() {
+            return Ok(Var::constant(value));
+        }
+        if self.measuring {
+            return Ok(self.push_block(
+                inputs,
+                value,
+                Box::new(|_, _, _| Err(Error::Tape("this tape only measures"))),
+            ));
+        }
+        Ok(self.push_block(inputs, value, Box::new(move |_, d_y, gradients| inner.backward(d_y, gradients))))
+    }
+
+    /// A block of which only the inputs are kept.
+    fn recomputed<F>(&self, inputs: &[&Var], block: F) -> Result<Var>
+    where
+        F: Fn(&Tape<'m>, &[Var]) -> Result<Var> + 'm,
+    {
         let constants: Vec<Var> = inputs.iter().map(|input| Var::constant(input.value.clone())).collect();
         let watcher = Tape { dropout: self.dropout, ..Tape::new(Arc::clone(&self.backend), Mode::Watch) };
         let value = block(&watcher, &constants)?.value;
@@ -301,31 +431,29 @@ impl<'m> Tape<'m> {
         }
         let needs: Vec<bool> = inputs.iter().map(|input| input.needs_grad()).collect();
         let (backend, dropout) = (Arc::clone(&self.backend), self.dropout);
-        let vjp: Vjp<'m> = Box::new(move |_, d_y, gradients| {
-            let tape = Tape { dropout, ..Tape::recording(backend) };
-            let mut leaves = Vec::with_capacity(constants.len());
-            let mut again = Vec::with_capacity(constants.len());
-            for (input, &needed) in constants.iter().zip(&needs) {
-                let (var, leaf) = if needed {
-                    let (var, leaf) = tape.watch(input.value.clone());
-                    (var, Some(leaf))
-                } else {
-                    (input.clone(), None)
-                };
-                again.push(var);
-                leaves.push(leaf);
-            }
-            let y = block(&tape, &again)?;
+        let vjp = move |_: &dyn Backend, d_y: &Tensor, gradients: &mut Gradients| {
+            // Whether an input's gradient is wanted is all that the second run asks of it.
+            let again = constants.into_iter().zip(&needs).map(|(input, &needed)| Var {
+                node: needed.then_some(NodeId { recording: 0, index: 0 }),
+                ..input
+            });
+            let again: Vec<Var> = again.collect();
+            let inside = Inside::run(&backend, dropout, &again.iter().collect::<Vec<_>>(), &block)?;
             drop(again);
-            let mut inner = tape.backward(&y, d_y.clone())?;
-            let backend = tape.backend();
-            let d_inputs = leaves.into_iter().map(|leaf| leaf.and_then(|leaf| inner.take(leaf))).collect();
-            gradients.merge(backend, inner)?;
-            Ok(d_inputs)
-        });
+            inside.backward(d_y, gradients)
+        };
+        Ok(self.push_block(inputs, value, Box::new(vjp)))
+    }
+
+    fn push_block(&self, inputs: &[&Var], value: Tensor, vjp: Vjp<'m>) -> Var {
         let inputs = self.inputs(inputs);
         let index = self.push(*value.shape(), Kind::Op { inputs, vjp });
-        Ok(Var { value, node: Some(self.node(index)) })
+        Var { value, node: Some(self.node(index)) }
+    }
+
+    /// What each block of [`Tape::checkpoint`] so far has kept, in order; nothing for those that are recomputed.
+    pub fn kept_by_blocks(&self) -> Vec<KeptBytes> {
+        self.kept.borrow().clone()
     }
 
     /// Gradients of `sum(root * seed)` for all leaves. Consumes what was recorded: a tape runs backward once.

@@ -106,6 +106,17 @@ pub enum TrainError {
         /// What there is.
         available_gib: f64,
     },
+    /// A run that can't fit into the memory it may use.
+    #[error(
+        "this run needs about {needed_gib:.2} GiB of memory with everything recomputed that can be, `train.memory` allows \
+         {allowed_gib:.2} GiB"
+    )]
+    Budget {
+        /// Estimate.
+        needed_gib: f64,
+        /// The setting.
+        allowed_gib: f64,
+    },
     /// The noise schedule's error.
     #[error(transparent)]
     Schedule(#[from] scumble_model::schedule::ScheduleError),
@@ -176,7 +187,10 @@ impl TrainError {
                 "put the settings back, or pass `--allow-changes` to go on with the new ones".to_owned(),
             ],
             TrainError::TooLarge { .. } => vec![
-                "lower `train.batch` (and raise `train.accumulate`), turn `train.checkpointing` on, or train smaller pictures"
+                "lower `train.batch` (and raise `train.accumulate`), or train smaller pictures".to_owned(),
+            ],
+            TrainError::Budget { .. } => vec![
+                "raise `train.memory`, lower `train.batch` (and raise `train.accumulate`), compute in bf16, or train smaller pictures"
                     .to_owned(),
             ],
             TrainError::NoCheckpoint { .. } => vec!["start the run anew, without `--resume`".to_owned()],

@@ -29,6 +29,7 @@ pub mod optimizer;
 pub mod picture;
 pub mod plot;
 pub mod preflight;
+pub mod recompute;
 pub mod run;
 pub mod step;
 pub mod tensorboard;

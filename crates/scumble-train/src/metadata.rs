@@ -166,6 +166,7 @@ fn what_concerns_others(config: &TrainConfig) -> TrainConfig {
     config.data.class_folder = config.data.class_folder.as_deref().map(last);
     config.data.unreadable = Unreadable::default();
     config.train.threads = None;
+    config.train.memory = None;
     (config.cache, config.save, config.validate) = Default::default();
     config
 }

@@ -1,7 +1,7 @@
 //! Before hours of training: what will be done, what it needs, and whether it can work.
 //!
-//! Time and memory are estimates. One forward pass of one sample is run and recorded: what stays in memory is what
-//! backward will need, and backward takes about twice the time of forward (no weight gradients of the frozen base).
+//! Time and memory are estimates. One forward pass of one sample is run, and what its blocks would keep for backward is
+//! counted; [`recompute`] chooses which of them are computed again to stay within the memory there is. Backward takes about twice the time of forward (no weight gradients of the frozen base).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,16 +9,18 @@ use std::time::Instant;
 use scumble_model::unet::Conditioning;
 use scumble_tensor::memory;
 use scumble_tensor::ops::cast::cast;
-use scumble_tensor::{Tape, Tensor, Var};
+use scumble_tensor::{Recompute, Tape, Tensor, Var};
 use serde::Serialize;
 
 use crate::config::{Method, Part, Train};
 use crate::data::DatasetReport;
 use crate::error::{Result, TrainError};
 use crate::full;
+use crate::recompute::{self, Measured};
 use crate::run::samples::class_folder;
 use crate::run::session::{Session, dialect_of, output_type, write_options};
 
+const GIB: f64 = (1u64 << 30) as f64;
 /// Backward against forward, in time.
 const BACKWARD: f64 = 2.0;
 /// Gradients in flight and temporaries against what forward keeps, in memory.
@@ -55,6 +57,11 @@ pub struct Plan {
     pub files: Vec<PlannedFile>,
     /// Most memory, estimated.
     pub memory_bytes: u64,
+    /// Blocks that are computed again in backward, so that this suffices.
+    pub recomputed_blocks: usize,
+    /// Which they are.
+    #[serde(skip)]
+    pub recompute: Recompute,
     /// Duration of an update, estimated.
     pub seconds_per_step: f64,
     /// Duration of all updates, estimated.
@@ -85,16 +92,26 @@ pub fn plan(session: &Session) -> Result<Plan> {
     let together = if wanted > 0 { 2 * train.batch } else { train.batch };
     // The first pass brings weights into their form for the kernels; it is not what a step takes.
     measure(session)?;
-    let (seconds, activations) = measure(session)?;
+    let (seconds, measured) = measure(session)?;
     let held = memory::stats().live_bytes as f64;
     let learning = trainable_parameters as f64 * learning_bytes(train) as f64;
-    let memory_bytes = held + learning + activations * IN_FLIGHT * together as f64;
-    if let Some(available) = memory_of_machine().filter(|&available| memory_bytes > available) {
-        let gib = f64::from(1 << 30);
-        return Err(TrainError::TooLarge { needed_gib: memory_bytes / gib, available_gib: available / gib });
+    let fixed = held + learning;
+    let each = IN_FLIGHT * together as f64;
+    let allowed = train.memory.map(|gib| gib * GIB).or_else(memory_of_machine);
+    let between = measured.between as f64;
+    let budget = allowed.map_or(f64::INFINITY, |allowed| (allowed - fixed) / each - between);
+    let always = if train.checkpointing { Recompute::EVERYTHING } else { Recompute::NOTHING };
+    let choice = recompute::choose(&measured.blocks, always, budget.max(0.0) as usize);
+    let memory_bytes = fixed + (between + choice.peak as f64) * each;
+    if let Some(allowed) = allowed.filter(|&allowed| memory_bytes > allowed) {
+        let (needed_gib, allowed_gib) = (memory_bytes / GIB, allowed / GIB);
+        return Err(match train.memory {
+            Some(_) => TrainError::Budget { needed_gib, allowed_gib },
+            None => TrainError::TooLarge { needed_gib, available_gib: allowed_gib },
+        });
     }
-    let recompute = if train.checkpointing { 1.0 } else { 0.0 };
-    let seconds_per_step = seconds * (1.0 + BACKWARD + recompute) * (together * train.accumulate) as f64;
+    let again = choice.blocks as f64 / measured.blocks.len().max(1) as f64;
+    let seconds_per_step = seconds * (1.0 + BACKWARD + again) * (together * train.accumulate) as f64;
     let visits = (train.steps as f64) * samples_per_step as f64;
     Ok(Plan {
         base: session.base.name.clone(),
@@ -111,6 +128,8 @@ pub fn plan(session: &Session) -> Result<Plan> {
         trainable_parameters,
         files: files(session)?,
         memory_bytes: memory_bytes as u64,
+        recomputed_blocks: choice.blocks,
+        recompute: choice.recompute,
         seconds_per_step,
         seconds: seconds_per_step * train.steps as f64,
         warnings: warnings(session),
@@ -167,27 +186,28 @@ fn warnings(session: &Session) -> Vec<String> {
     warnings
 }
 
-/// Seconds and kept bytes of one recorded forward pass of one sample.
-fn measure(session: &Session) -> Result<(f64, f64)> {
+/// Seconds of a forward pass of one sample, and what a recorded one keeps. Text states are part of it only when the text
+/// encoder learns, as in a step: blocks are numbered as there.
+fn measure(session: &Session) -> Result<(f64, Measured)> {
     let config = &session.config;
     let (backend, base) = (&session.backend, &session.base);
     let cells = base.vae.downscale().max(1);
     let channels = base.unet.config().in_channels;
     let (h, w) = (config.data.height / cells, config.data.width / cells);
     let dtype = config.train.precision.dtype();
-    let latents = Tensor::zeros(dtype, &[1, h, w, channels])?;
-    let before = memory::stats().live_bytes;
-    let start = Instant::now();
-    let tape = Tape::recording(Arc::clone(backend)).with_checkpointing(config.train.checkpointing);
+    let latents = backend.upload(&Tensor::zeros(dtype, &[1, h, w, channels])?)?;
     let ids = base.ids("")?;
-    let states = cast(&tape, &base.text_encoder.states(&tape, &ids, 0)?, dtype)?;
-    let conditioning = Conditioning { states: &states, text_time: None };
-    let prediction =
-        base.unet.forward(&tape, &Var::constant(backend.upload(&latents)?), &[1.0], conditioning)?;
-    backend.download(prediction.value())?;
-    let seconds = start.elapsed().as_secs_f64();
-    let kept = memory::stats().live_bytes.saturating_sub(before);
-    Ok((seconds, kept as f64))
+    let frozen = Tape::inference(Arc::clone(backend));
+    let start = Instant::now();
+    let measured = recompute::measure(backend, |tape| {
+        let text_tape = if config.text_learns() { tape } else { &frozen };
+        let states = cast(tape, &base.text_encoder.states(text_tape, &ids, 0)?, dtype)?;
+        let conditioning = Conditioning { states: &states, text_time: None };
+        let prediction = base.unet.forward(tape, &Var::constant(latents.clone()), &[1.0], conditioning)?;
+        backend.download(prediction.value())?;
+        Ok(prediction)
+    })?;
+    Ok((start.elapsed().as_secs_f64(), measured))
 }
 
 /// Memory of the machine in bytes, where it can be found out.

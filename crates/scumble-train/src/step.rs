@@ -18,7 +18,7 @@ use scumble_tensor::backend::LossKind;
 use scumble_tensor::ops::cast::cast;
 use scumble_tensor::ops::loss::loss;
 
-use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Tape, Tensor, Var};
+use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Recompute, Tape, Tensor, Var};
 
 use crate::error::Result;
 use crate::losses::weighted_sum;
@@ -53,8 +53,8 @@ pub struct StepInput<'a> {
 pub struct StepOptions {
     /// Turns dropout on, keyed for this step.
     pub dropout: Option<DropoutKey>,
-    /// Recompute blocks in backward.
-    pub checkpointing: bool,
+    /// Blocks that are computed again in backward.
+    pub recompute: Recompute,
     /// Type of the activations where it is not that of the weights: bf16 over f32 weights that learn.
     pub activations: Option<DType>,
 }
@@ -90,7 +90,7 @@ pub fn run(
     let start = Instant::now();
     let noisy = objective.noisy(input.latents, input.noise, input.timesteps)?;
     let target = objective.target(input.latents, input.noise, input.timesteps)?;
-    let mut tape = Tape::recording(Arc::clone(backend)).with_checkpointing(options.checkpointing);
+    let mut tape = Tape::recording(Arc::clone(backend)).with_recompute(options.recompute);
     if let Some(key) = options.dropout {
         tape = tape.with_dropout(key);
     }

@@ -202,6 +202,8 @@ fn every_option_is_heard() {
         ("cache disk", |c| (c.cache.latents, c.cache.texts) = (CacheMode::Disk, CacheMode::Disk)),
         ("cache disk, filled", |c| (c.cache.latents, c.cache.texts) = (CacheMode::Disk, CacheMode::Disk)),
         ("threads", |c| c.train.threads = Some(1)),
+        ("train.checkpointing", |c| c.train.checkpointing = true),
+        ("train.memory", |c| c.train.memory = Some(1e3)),
         ("validation", |c| c.validate.prompts = vec!["sks dog".into()]),
         ("tensorboard", |c| c.save.tensorboard = false),
     ];
@@ -213,24 +215,19 @@ fn every_option_is_heard() {
 }
 
 #[test]
-fn recomputed_blocks_give_the_same_gradient_but_for_rounding() {
+fn recomputed_blocks_give_the_same_gradient() {
     let place = Workplace::new();
     let mut config = place.config();
-    config.train.steps = 1;
-    let first = |config: &TrainConfig| {
+    config.train.steps = 2;
+    let records = |config: &TrainConfig| {
         let folder = run(config).unwrap().folder;
-        metrics::read(&folder.join("metrics.jsonl")).unwrap().remove(0)
+        metrics::read(&folder.join("metrics.jsonl")).unwrap()
     };
-    let kept = first(&config);
+    let kept = records(&config);
     config.train.checkpointing = true;
-    let recomputed = first(&config);
-    assert_eq!(kept.loss, recomputed.loss);
-    assert!(
-        (kept.grad_norm / recomputed.grad_norm - 1.0).abs() < 1e-4,
-        "{} {}",
-        kept.grad_norm,
-        recomputed.grad_norm
-    );
+    for (kept, recomputed) in kept.iter().zip(records(&config)) {
+        assert_eq!((kept.loss, kept.grad_norm), (recomputed.loss, recomputed.grad_norm));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod failure;
 mod memory;
+mod precision;
 mod terminal;
 
 use std::process::ExitCode;

@@ -72,6 +72,7 @@ fn every_verb_tells_its_options() {
         "--noise-offset",
         "--seed",
         "--checkpointing",
+        "--memory",
         "--out",
         "--name",
         "--existing",
@@ -115,7 +116,7 @@ fn every_verb_tells_its_options() {
     for probe in probes {
         mentions(&["probe", probe], &["--out"]);
     }
-    mentions(&["bench"], &["step", "ops"]);
+    mentions(&["bench"], &["step", "ops", "generate", "vae", "compare"]);
     mentions(
         &["bench", "step"],
         &["--arch", "--precision", "--full", "--rank", "--batch", "--latent", "--json"],

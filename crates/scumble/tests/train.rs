@@ -235,6 +235,30 @@ fn sizes_need_not_be_square() {
 }
 
 #[test]
+fn a_memory_budget_changes_what_is_kept_and_no_byte_of_the_adapter() {
+    let place = Place::new();
+    let planned = |memory: Option<&str>| {
+        let mut command = place.train();
+        command.args(memory.into_iter().flat_map(|gib| ["--memory", gib]));
+        let plan = plan(&mut command)["plan"].take();
+        (plan["memory_bytes"].as_u64().unwrap(), plan["recomputed_blocks"].as_u64().unwrap())
+    };
+    let (needed, none) = planned(None);
+    assert_eq!(none, 0);
+    let tight = needed as f64 * 0.97;
+    let gib = (tight / f64::from(1 << 30)).to_string();
+    let (fits, some) = planned(Some(&gib));
+    assert!(fits as f64 <= tight && some > 0, "{needed} {fits} {some}");
+    run(place.train().args(["--name", "wide"]));
+    run(place.train().args(["--name", "tight", "--memory", &gib]));
+    let learnt = |name: &str| values(&place.path(&format!("runs/{name}/{name}.safetensors")));
+    assert_eq!(learnt("wide"), learnt("tight"));
+    assert!(!learnt("tight").is_empty());
+    let error = fail(place.train().args(["--memory", "0.0001"]), 1);
+    assert!(error.contains("train.memory"), "{error}");
+}
+
+#[test]
 fn what_is_typed_wins_over_environment_over_run_file_over_defaults() {
     let place = Place::new();
     std::fs::write(place.path("run.toml"), "[train]\nsteps = 2\nseed = 7\nbatch = 3\n").unwrap();

@@ -16,7 +16,8 @@
 use scumble_tensor::backend::{AttentionGrads, AttentionSpec};
 use scumble_tensor::{Result, Tensor};
 
-use super::{Sizes, like_queries, operands, split_heads, transpose_scaled};
+use super::tiled_backward::{self, Given};
+use super::{Sizes, like_queries, operands, split_heads, transpose_scaled, unit_for};
 use crate::engine::{Engine, Scratch};
 use crate::gemm::kernel::{ROWS, multiply_rows, multiply_strip, with_vectors, zero};
 use crate::operands::floats_of;
@@ -27,7 +28,7 @@ use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 /// Queries of a block: a multiple of the tile's rows; two tiles of scores in the first-level cache.
 const QUERY_BLOCK: usize = 8 * ROWS;
 /// Fewest tasks to cut the keys for when there are few heads.
-const FEWEST_TASKS: usize = 16;
+pub(super) const FEWEST_TASKS: usize = 16;
 
 /// What all tasks read.
 struct Problem<'a, E> {
@@ -61,6 +62,9 @@ pub(crate) fn attention_grad(
     spec: AttentionSpec,
     wanted: [bool; 3],
 ) -> Result<AttentionGrads> {
+    if let Some(unit) = unit_for(engine, q, &spec) {
+        return tiled_backward::attention_grad(engine, unit, &Given { d_o, q, k, v, o, lse }, spec, wanted);
+    }
     with_scalar!("attention_grad", q.dtype(), E => {
         attention_grad_typed::<E>(engine, d_o, q, k, v, o, lse, spec, wanted)
     })
@@ -118,12 +122,12 @@ fn attention_grad_typed<E: Scalar>(
     Ok(AttentionGrads { q: d_q, k: d_k, v: d_v })
 }
 
-fn zeros(like: &Tensor) -> Result<Tensor> {
+pub(super) fn zeros(like: &Tensor) -> Result<Tensor> {
     Tensor::zeros(like.dtype(), like.dims())
 }
 
 /// The elements of an optional result.
-fn shared<E: Scalar>(tensor: &mut Option<Tensor>) -> Result<SharedMut<'_, E>> {
+pub(super) fn shared<E: Scalar>(tensor: &mut Option<Tensor>) -> Result<SharedMut<'_, E>> {
     let values = match tensor {
         Some(tensor) => tensor.get_mut::<E>()?,
         None => None,

@@ -7,7 +7,7 @@
 use scumble_tensor::backend::AttentionSpec;
 use scumble_tensor::{Result, Tensor};
 
-use super::{Sizes, operands, split_heads, transpose_scaled};
+use super::{Sizes, operands, split_heads, tiled_forward, transpose_scaled, unit_for};
 use crate::engine::{Engine, Scratch};
 use crate::gemm::kernel::{ROWS, multiply_rows, multiply_strip, zero};
 use crate::pool::SharedMut;
@@ -25,6 +25,9 @@ pub(crate) fn attention(
     v: &Tensor,
     spec: AttentionSpec,
 ) -> Result<(Tensor, Tensor)> {
+    if let Some(unit) = unit_for(engine, q, &spec) {
+        return tiled_forward::attention(engine, unit, [q, k, v], spec);
+    }
     with_scalar!("attention", q.dtype(), E => attention_typed::<E>(engine, q, k, v, spec))
 }
 

@@ -8,18 +8,23 @@
 //!
 //! Heads lie side by side in a row of `q`, `k`, `v`; they are first copied apart, which costs little beside the
 //! quadratic part and lets the inner loops run over short, dense rows. Scores are kept in base 2
-//! (`scale * log2 e` is folded into one operand), so that `exp2` needs no multiplication.
+//! (`scale * log2 e` is folded into one operand), so that `exp2` needs no multiplication. On a matrix unit the same is
+//! done tile by tile: [`tiled_forward`], [`tiled_backward`].
 
 pub(crate) mod backward;
 pub(crate) mod forward;
+mod tiled;
+mod tiled_backward;
+mod tiled_forward;
 
 use scumble_tensor::backend::AttentionSpec;
-use scumble_tensor::{Result, Tensor, shape_error};
+use scumble_tensor::{DType, Result, Tensor, shape_error};
 
 use crate::engine::Engine;
 use crate::operands::{elements, expect_count};
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Scalar, Simd};
+use crate::tiles::Unit;
 
 /// Sizes of an attention, checked.
 #[derive(Clone, Copy)]
@@ -61,6 +66,11 @@ impl Sizes {
     fn keys_seen(&self, end: usize) -> usize {
         if self.causal { end.min(self.keys) } else { self.keys }
     }
+}
+
+/// The matrix unit that computes this attention, if any: its softmax looks for the largest score before the scale.
+fn unit_for(engine: &Engine, q: &Tensor, spec: &AttentionSpec) -> Option<Unit> {
+    engine.tier.unit().filter(|_| q.dtype() == DType::BF16 && spec.scale >= 0.0)
 }
 
 /// Copies heads apart, widened: `x [b, tokens, heads * d]` -> `[b * heads, tokens, row]`, zeros behind the `d` floats.

@@ -17,11 +17,15 @@
 //! Packing costs about one step an element, so the smaller side is packed: where the result has far fewer rows than
 //! columns the product is computed transposed and turned at the end. Each element's sum runs over k in order, in
 //! blocks that depend on the depth alone: neither threads nor tiles show in the result.
+//!
+//! Operands of bf16 go another way where the tier has a matrix unit: [`tiled`].
 
 pub(crate) mod kernel;
 pub(crate) mod operand;
 mod pack;
 mod tile;
+mod tiled;
+pub(crate) mod tiled_task;
 
 use scumble_tensor::Result;
 
@@ -93,6 +97,9 @@ pub(crate) fn gemm<E: Scalar, Y: Scalar>(
 ) -> Result<()> {
     if a.outer == 0 || b.outer == 0 {
         return Ok(());
+    }
+    if let (Some(unit), Some(a), Some(b)) = (engine.tier.unit(), E::halves(a), E::halves(b)) {
+        return tiled::tiled(engine, unit, a, b, out);
     }
     if transposed_is_cheaper(a, b) { transposed(engine, a, b, out) } else { direct(engine, a, b, out) }
 }

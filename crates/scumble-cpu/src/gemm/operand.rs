@@ -72,7 +72,12 @@ pub(crate) struct Operand<'a, E> {
 impl<'a, E> Operand<'a, E> {
     /// `data [outer, depth]`.
     pub(crate) fn rows(data: &'a [E], outer: usize, depth: usize) -> Self {
-        let runs = Runs::Matrix { data, stride: depth, offsets: vec![0] };
+        Self::strided(data, outer, depth, depth)
+    }
+
+    /// As [`Operand::rows`], with `stride` numbers from one row to the next.
+    pub(crate) fn strided(data: &'a [E], outer: usize, depth: usize, stride: usize) -> Self {
+        let runs = Runs::Matrix { data, stride, offsets: vec![0] };
         Self { runs, along: Along::Depth, outer, segments: 1, segment_len: depth }
     }
 

@@ -81,6 +81,35 @@ unsafe impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn interleave(self, even: *const bf16, odd: *const bf16, to: *mut bf16) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe {
+            let even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(even.cast()));
+            let odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.cast()));
+            _mm512_storeu_si512(to.cast(), _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)));
+        }
+    }
+    #[inline(always)]
+    unsafe fn turn_pairs(self, rows: &[*const bf16; 16], to: *mut bf16) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory. Pairs are moved as whole floats, whose
+        // bits no instruction here looks at.
+        unsafe {
+            let rows: [__m512; 16] = std::array::from_fn(|row| _mm512_loadu_ps(rows[row].cast()));
+            for (k, column) in turned(rows).into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(k * 32).cast(), column);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut bf16, even: __m512, odd: __m512) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe {
+            let (even, odd) = (rounded(even), rounded(odd));
+            let pairs = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd);
+            _mm512_storeu_si512(to.cast(), pairs);
+        }
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves the feature.
         unsafe { _mm512_add_ps(a, b) }
@@ -150,10 +179,17 @@ unsafe fn widened(half: __m256i) -> __m512 {
     unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))) }
 }
 
-/// Rounds to nearest, ties to even: half a unit less one is added, plus the bit that will be last. A NaN keeps its upper
-/// bits and stays one.
+/// Rounds to the nearest bf16.
 #[inline(always)]
 unsafe fn narrowed(v: __m512) -> __m256i {
+    // SAFETY: only called where the feature is proven.
+    unsafe { _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(v))) }
+}
+
+/// Rounds the upper halves to nearest, ties to even; what is left in the lower halves means nothing. Half a unit less
+/// one is added, plus the bit that will be last. A NaN keeps its upper bits and stays one.
+#[inline(always)]
+unsafe fn rounded(v: __m512) -> __m512i {
     // SAFETY: only called where the feature is proven.
     unsafe {
         let bits = _mm512_castps_si512(v);
@@ -161,8 +197,7 @@ unsafe fn narrowed(v: __m512) -> __m256i {
         let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
         let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-        let chosen = _mm512_mask_blend_epi32(nan, rounded, quiet);
-        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen))
+        _mm512_mask_blend_epi32(nan, rounded, quiet)
     }
 }
 

@@ -133,6 +133,54 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
+    /// Interleaves two runs of 16 numbers: `to[2 i] = even[i]`, `to[2 i + 1] = odd[i]`.
+    ///
+    /// # Safety
+    /// `even` and `odd` must be good for reading 16 numbers, `to` for writing 32.
+    #[inline(always)]
+    unsafe fn interleave(self, even: *const bf16, odd: *const bf16, to: *mut bf16) {
+        for i in 0..16 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                to.add(2 * i).write(*even.add(i));
+                to.add(2 * i + 1).write(*odd.add(i));
+            }
+        }
+    }
+    /// Turns a square of pairs: `to[k][row] = rows[row][k]` for 16 rows of 16 pairs of neighbouring numbers.
+    ///
+    /// # Safety
+    /// Each row must be good for reading 32 numbers, `to` for writing 512; they must not overlap.
+    #[inline(always)]
+    unsafe fn turn_pairs(self, rows: &[*const bf16; 16], to: *mut bf16) {
+        for (index, row) in rows.iter().enumerate() {
+            for k in 0..16 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    to.add(k * 32 + 2 * index).write(*row.add(2 * k));
+                    to.add(k * 32 + 2 * index + 1).write(*row.add(2 * k + 1));
+                }
+            }
+        }
+    }
+    /// Rounds two registers to bf16 and writes them interleaved: `to[2 i] = even[i]`, `to[2 i + 1] = odd[i]`.
+    ///
+    /// # Safety
+    /// `to` must be good for writing `2 LANES` numbers.
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut bf16, even: Self::V, odd: Self::V) {
+        let (mut low, mut high) = ([0.0f32; 16], [0.0f32; 16]);
+        // SAFETY: both have room for any register; the caller vouches for `to`.
+        unsafe {
+            self.store(low.as_mut_ptr(), even);
+            self.store(high.as_mut_ptr(), odd);
+            for i in 0..Self::LANES {
+                to.add(2 * i).write(bf16::from_f32(low[i]));
+                to.add(2 * i + 1).write(bf16::from_f32(high[i]));
+            }
+        }
+    }
+
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.

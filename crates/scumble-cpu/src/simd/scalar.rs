@@ -4,6 +4,7 @@ use half::bf16;
 use scumble_tensor::Element;
 
 use super::Simd;
+use crate::gemm::operand::Operand;
 
 /// A type that kernels read into f32 registers and write from them.
 pub(crate) trait Scalar: Element {
@@ -24,6 +25,9 @@ pub(crate) trait Scalar: Element {
     fn read<S: Simd>(s: S, from: &[Self]) -> S::V;
     /// Writes `min(n, LANES)` numbers to the start of a slice.
     fn write<S: Simd>(s: S, to: &mut [Self], v: S::V);
+
+    /// An operand as one of bf16, if it is: what matrix units multiply.
+    fn halves<'o, 'a>(operand: &'o Operand<'a, Self>) -> Option<&'o Operand<'a, bf16>>;
 }
 
 impl Scalar for f32 {
@@ -49,6 +53,10 @@ impl Scalar for f32 {
     #[inline(always)]
     fn write<S: Simd>(s: S, to: &mut [f32], v: S::V) {
         s.write(to, v);
+    }
+    #[inline(always)]
+    fn halves<'o, 'a>(_: &'o Operand<'a, f32>) -> Option<&'o Operand<'a, bf16>> {
+        None
     }
 }
 
@@ -89,6 +97,10 @@ impl Scalar for bf16 {
                 s.store_first_bf16(to.as_mut_ptr(), v, to.len());
             }
         }
+    }
+    #[inline(always)]
+    fn halves<'o, 'a>(operand: &'o Operand<'a, bf16>) -> Option<&'o Operand<'a, bf16>> {
+        Some(operand)
     }
 }
 
@@ -173,6 +185,46 @@ mod tests {
         let values: Vec<f32> = (0..340).map(|i| i as f32).collect();
         for tier in Tier::available() {
             assert!(tier.run(Turn(&values)), "{}", tier.name());
+        }
+    }
+
+    struct Pairs<'a>(&'a [bf16]);
+
+    impl Kernel for Pairs<'_> {
+        type Output = [Vec<bf16>; 3];
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [Vec<bf16>; 3] {
+            let mut out = [vec![bf16::ZERO; 32], vec![bf16::ZERO; 512], vec![bf16::ZERO; 32]];
+            let rows = std::array::from_fn(|row| self.0[row * 33..][..32].as_ptr());
+            // SAFETY: runs of 16, rows of 32, and as much room.
+            unsafe {
+                s.interleave(self.0[..16].as_ptr(), self.0[33..49].as_ptr(), out[0].as_mut_ptr());
+                s.turn_pairs(&rows, out[1].as_mut_ptr());
+                for at in (0..16).step_by(S::LANES) {
+                    let (even, odd) = (bf16::read(s, &self.0[at..16]), bf16::read(s, &self.0[33 + at..49]));
+                    s.store_pairs(out[2][2 * at..].as_mut_ptr(), even, odd);
+                }
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn pairs_are_interleaved_and_turned_on_every_tier() {
+        // Any bits, signalling NaNs among them, survive what only moves numbers.
+        let values: Vec<bf16> = (0..16 * 33).map(|i| bf16::from_bits(0x7e00 + i)).collect();
+        let at = |row: usize, k: usize| values[row * 33 + k].to_bits();
+        for tier in Tier::available() {
+            let [mixed, turned, rounded] = tier.run(Pairs(&values));
+            for i in 0..32 {
+                assert_eq!(mixed[i].to_bits(), at(i % 2, i / 2), "{} {i}", tier.name());
+                let same = rounded[i].to_bits() == at(i % 2, i / 2);
+                assert!(same || rounded[i].is_nan() && mixed[i].is_nan(), "{} {i}", tier.name());
+            }
+            for (i, turned) in turned.iter().enumerate() {
+                let (k, row) = (i / 32, i % 32 / 2);
+                assert_eq!(turned.to_bits(), at(row, 2 * k + i % 2), "{} {i}", tier.name());
+            }
         }
     }
 }

@@ -165,60 +165,114 @@ impl Block {
     }
 }
 
-/// Runs three blocks; gives the result, the gradients of `x` (when watched) and of all parameters, and the node count.
-fn run(blocks: &[Block], checkpointing: bool, watch_x: bool) -> (Tensor, Option<Tensor>, Vec<Tensor>, usize) {
-    let tape = recording().with_checkpointing(checkpointing).with_dropout(DropoutKey(9));
+/// What came of running three blocks.
+struct Ran {
+    y: Tensor,
+    /// Gradient of `x`, when it was watched.
+    d_x: Option<Tensor>,
+    /// Gradients of all parameters.
+    params: Vec<Tensor>,
+    nodes: usize,
+    /// How often a block ran, forward and backward.
+    runs: usize,
+}
+
+fn run(blocks: &[Block], recompute: Recompute, watch_x: bool) -> Ran {
+    let runs = Cell::new(0);
+    let tape = recording().with_recompute(recompute).with_dropout(DropoutKey(9));
     let context = Var::constant(random("context", &[4, 3]));
     let (x, leaf) = tape.watch(random("x", &[4, 3]));
     let mut y = if watch_x { x } else { Var::constant(x.into_value()) };
     for block in blocks {
-        let step = move |tape: &Tape<'_>, v: &[Var]| block.forward(tape, &v[0], &v[1]);
+        let runs = &runs;
+        let step = move |tape: &Tape<'_>, v: &[Var]| {
+            runs.set(runs.get() + 1);
+            block.forward(tape, &v[0], &v[1])
+        };
         y = tape.checkpoint(&[&y, &context], step).unwrap();
     }
-    let count = nodes(&tape);
+    let nodes = nodes(&tape);
+    let kept = tape.kept_by_blocks();
+    assert_eq!(kept.len(), blocks.len());
+    for (number, kept) in kept.iter().enumerate() {
+        assert_eq!(kept.result == 0, recompute.contains(number));
+    }
     let mut gradients = tape.backward(&y, random("seed", &[4, 3])).unwrap();
     let params = blocks.iter().flat_map(|block| [&block.up, &block.down]);
     let params = params.map(|param| gradients.take(param.id()).unwrap()).collect();
     let d_x = gradients.take(leaf);
     assert!(gradients.is_empty());
-    (y.into_value(), d_x, params, count)
-}
-
-fn assert_close(a: &Tensor, b: &Tensor) {
-    for (a, b) in a.as_slice::<f64>().unwrap().iter().zip(b.as_slice::<f64>().unwrap()) {
-        assert!((a - b).abs() <= 1e-12 * a.abs().max(1.0), "{a} {b}");
-    }
+    drop(tape);
+    Ran { y: y.into_value(), d_x, params, nodes, runs: runs.get() }
 }
 
 /// Dropout is on, so this also says that recomputed blocks draw the same masks.
 #[test]
-fn checkpointing_changes_no_result_and_no_gradient() {
+fn recomputing_any_blocks_changes_no_bit() {
     let blocks: Vec<Block> = (0..3).map(Block::new).collect();
+    let bytes = |tensor: &Tensor| tensor.bytes().unwrap().to_vec();
+    let mut second = Recompute::NOTHING;
+    second.insert(1);
     for watch_x in [true, false] {
-        let (y, d_x, params, many) = run(&blocks, false, watch_x);
-        let (y_again, d_x_again, params_again, few) = run(&blocks, true, watch_x);
-        assert_eq!(y.bytes().unwrap(), y_again.bytes().unwrap());
-        assert_eq!((d_x.is_some(), d_x_again.is_some()), (watch_x, watch_x));
-        d_x.iter().zip(&d_x_again).for_each(|(a, b)| assert_close(a, b));
-        params.iter().zip(&params_again).for_each(|(a, b)| assert_close(a, b));
-        // One node a block and the watched input.
-        assert!(few == 4 && many > 20, "{few} {many}");
+        let kept = run(&blocks, Recompute::NOTHING, watch_x);
+        assert_eq!((kept.nodes, kept.runs, kept.d_x.is_some()), (4, 3, watch_x));
+        for (recompute, runs) in [(second, 4), (Recompute::EVERYTHING, 6)] {
+            let again = run(&blocks, recompute, watch_x);
+            // One node a block and the watched input.
+            assert_eq!((again.nodes, again.runs), (4, runs));
+            assert_eq!(bytes(&kept.y), bytes(&again.y));
+            assert_eq!(kept.d_x.as_ref().map(bytes), again.d_x.as_ref().map(bytes));
+            let all = |ran: &Ran| ran.params.iter().map(bytes).collect::<Vec<_>>();
+            assert_eq!(all(&kept), all(&again));
+        }
     }
 }
 
 #[test]
+fn a_measuring_tape_knows_what_blocks_keep_and_keeps_nothing() {
+    let blocks: Vec<Block> = (0..3).map(Block::new).collect();
+    let tape = Tape::measuring(Arc::new(ReferenceBackend)).with_dropout(DropoutKey(9));
+    let context = Var::constant(random("context", &[4, 3]));
+    let mut y = Var::constant(random("x", &[4, 3]));
+    for block in &blocks {
+        y = tape.checkpoint(&[&y, &context], move |tape, v| block.forward(tape, &v[0], &v[1])).unwrap();
+    }
+    assert_eq!(y.value().bytes().unwrap(), run(&blocks, Recompute::NOTHING, false).y.bytes().unwrap());
+    assert!(tape.kept_by_blocks().iter().all(|kept| kept.result == 4 * 3 * 8));
+    assert!(matches!(tape.backward(&y, random("seed", &[4, 3])), Err(Error::Tape(_))));
+}
+
+#[test]
+fn blocks_are_chosen_by_number() {
+    let mut some = Recompute::NOTHING;
+    for number in [0, 63, 64, 511] {
+        some.insert(number);
+    }
+    for number in 0..600 {
+        assert_eq!(some.contains(number), [0, 63, 64, 511].contains(&number), "{number}");
+        assert!(Recompute::EVERYTHING.contains(number) && !Recompute::NOTHING.contains(number));
+    }
+    some.insert(700);
+    assert!(some.contains(512) && !some.contains(510));
+}
+
+#[test]
 fn a_checkpoint_without_anything_trainable_leaves_no_node() {
-    let tape = recording().with_checkpointing(true);
-    let x = Var::constant(tensor(&[1.0]));
-    let y = tape.checkpoint(&[&x], |tape, v| scale::scale(tape, &v[0], 2.0)).unwrap();
-    assert!(!y.needs_grad() && nodes(&tape) == 0);
+    for on in [true, false] {
+        let tape = recording().with_checkpointing(on);
+        let x = Var::constant(tensor(&[1.0]));
+        let y = tape.checkpoint(&[&x], |tape, v| scale::scale(tape, &v[0], 2.0)).unwrap();
+        assert!(!y.needs_grad() && nodes(&tape) == 0);
+    }
 }
 
 #[test]
 fn a_checkpoint_that_captures_a_differentiated_value_is_refused() {
-    let tape = recording().with_checkpointing(true);
-    let (x, _) = tape.watch(tensor(&[1.0]));
-    let captured = x.clone();
-    let block = move |tape: &Tape<'_>, v: &[Var]| mul::mul(tape, &v[0], &captured);
-    assert!(matches!(tape.checkpoint(&[&x], block), Err(Error::Tape(_))));
+    for on in [true, false] {
+        let tape = recording().with_checkpointing(on);
+        let (x, _) = tape.watch(tensor(&[1.0]));
+        let captured = x.clone();
+        let block = move |tape: &Tape<'_>, v: &[Var]| mul::mul(tape, &v[0], &captured);
+        assert!(matches!(tape.checkpoint(&[&x], block), Err(Error::Tape(_))));
+    }
 }

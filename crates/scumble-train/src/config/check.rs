@@ -281,6 +281,9 @@ fn check_train(train: &Train) -> Result<()> {
         number("train.min_snr_gamma", gamma, |gamma| gamma > 0.0, "above 0; 5 is usual")?;
     }
     number("train.noise_offset", train.noise_offset, |o| (0.0..=1.0).contains(&o), "between 0 and 1")?;
+    if let Some(memory) = train.memory {
+        number("train.memory", memory, |gib| gib > 0.0, "above 0: GiB")?;
+    }
     match train.threads {
         Some(threads) => at_least_one("train.threads", threads as u64),
         None => Ok(()),
@@ -365,6 +368,7 @@ mod tests {
             ("train.min_snr_gamma", |c| c.train.min_snr_gamma = Some(0.0)),
             ("train.noise_offset", |c| c.train.noise_offset = 2.0),
             ("train.threads", |c| c.train.threads = Some(0)),
+            ("train.memory", |c| c.train.memory = Some(0.0)),
             ("train.lr_tokens", |c| c.train.lr_tokens = -1.0),
             ("train.ema_decay", |c| c.train.ema_decay = Some(1.0)),
             ("method", |c| c.method = Method::Pivotal),

@@ -26,6 +26,7 @@ const FREE_TO_CHANGE: &[&str] = &[
     "data.folder",
     "data.unreadable",
     "save.",
+    "train.memory",
     "train.threads",
     "validate.",
 ];
@@ -246,6 +247,7 @@ mod tests {
         config.train.cycles = Some(2.0);
         config.train.min_snr_gamma = Some(5.0);
         config.train.threads = Some(3);
+        config.train.memory = Some(6.5);
         config.cache.folder = Some("kept".into());
         config.validate.sampler = Some("euler".into());
         config.validate.prompts = vec!["one".into(), "two".into()];

@@ -514,7 +514,10 @@ section! {
         ema_decay: Option<f64> = None,
         /// Computes parts again in the backward pass instead of keeping them: less memory, a third more time.
         checkpointing: bool = false,
-        /// Numbers that are computed with: `f32` or `bf16`.
+        /// Most memory to use, in GiB: as many parts are computed again in the backward pass as it takes. Changes time, not the
+        /// result. Left out, what the machine has.
+        memory: Option<f64> = None,
+        /// Numbers that are computed with: `f32` or `bf16`. Left out on the command line, what the processor multiplies faster.
         precision: Precision = Precision::F32,
         /// Threads to use. Left out, as many as the machine has cores.
         threads: Option<usize> = None,

@@ -124,6 +124,7 @@ pub fn train(config: &TrainConfig, start: &Start, services: &Services<'_>) -> Re
         return Err(TrainError::StoppedEarly);
     }
     let plan = preflight::plan(&session)?;
+    session.recompute = plan.recompute;
     for warning in &plan.warnings {
         services.reporter.event(Event::Warning(warning.clone()));
     }

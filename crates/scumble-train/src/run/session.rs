@@ -7,7 +7,7 @@ use scumble_adapter::dialect::{self, Dialect, TokenPolicy, WriteOptions};
 use scumble_adapter::{Adapter, ModuleTable};
 use scumble_model::schedule::PredictionType;
 use scumble_tensor::rng::stream_at;
-use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Param, Tensor};
+use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Param, Recompute, Tensor};
 
 use super::base::Base;
 use super::event::Reporter;
@@ -42,6 +42,8 @@ pub struct Session {
     pub objective: Objective,
     /// What they learn from.
     pub samples: Samples,
+    /// Blocks that are computed again in backward.
+    pub recompute: Recompute,
 }
 
 /// The numbers of an update.
@@ -85,7 +87,9 @@ impl Session {
         };
         let samples = Samples::open(&config, dataset, &backend, reporter)?;
         let averages = train.ema_decay.map(|decay| Averages::new(decay, learning.params()));
-        let session = Self { backend, base, table, learning, averages, objective, samples, config };
+        let recompute = if train.checkpointing { Recompute::EVERYTHING } else { Recompute::NOTHING };
+        let session =
+            Self { backend, base, table, learning, averages, objective, samples, recompute, config };
         session.check_words()?;
         Ok(session)
     }
@@ -210,7 +214,7 @@ impl Session {
         let key = || DropoutKey(stream_at(self.config.train.seed, "dropout", pass).random64());
         StepOptions {
             dropout: drops.then(key),
-            checkpointing: self.config.train.checkpointing,
+            recompute: self.recompute,
             activations: Some(self.config.train.precision.dtype()),
         }
     }

@@ -27,6 +27,8 @@ pub fn scumble() -> Command {
         }
     }
     command.env("HF_HUB_OFFLINE", "1");
+    // Numbers are compared with those of other implementations, also on machines that would compute in bf16.
+    command.env("SCUMBLE_PRECISION", "f32");
     command
 }
 

@@ -1,4 +1,4 @@
-//! UNet configurations of the published models.
+//! Configurations of the published models.
 
 use serde_json::{Value, json};
 
@@ -41,4 +41,44 @@ pub fn context_width(arch: Arch) -> usize {
         Arch::Sd15 => 768,
         Arch::Sd21 => 1024,
     }
+}
+
+/// The `vae/config.json` that both share.
+pub fn vae_config() -> Value {
+    json!({
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": vec!["DownEncoderBlock2D"; 4],
+        "in_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "out_channels": 3,
+        "sample_size": 512,
+        "scaling_factor": 0.18215,
+        "up_block_types": vec!["UpDecoderBlock2D"; 4],
+    })
+}
+
+/// The `text_encoder/config.json` of an architecture: CLIP ViT-L/14, or the first 23 layers of OpenCLIP ViT-H/14.
+pub fn text_config(arch: Arch) -> Value {
+    let (width, heads, layers, activation) = match arch {
+        Arch::Sd15 => (768, 12, 12, "quick_gelu"),
+        Arch::Sd21 => (1024, 16, 23, "gelu"),
+    };
+    json!({
+        "_class_name": "CLIPTextModel",
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": activation,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 77,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "projection_dim": width,
+        "vocab_size": 49408,
+    })
 }

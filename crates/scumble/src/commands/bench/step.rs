@@ -1,5 +1,6 @@
 //! `scumble bench step`: seconds of one training step and of its forward pass, and the memory they take.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
@@ -9,17 +10,18 @@ use scumble_adapter::attach::Towers;
 use scumble_adapter::create::{Init, Kind, KroneckerOptions, TrainableLora, fresh_on};
 use scumble_adapter::select::{Preset, Targets, TowerTargets};
 use scumble_model::schedule::{NoiseSchedule, PredictionType};
-use scumble_model::unet::UNet;
+use scumble_model::unet::{Conditioning, UNet};
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Backend, DType, Param, Tensor};
+use scumble_tensor::{Backend, DType, Param, Recompute, Tensor, Var, memory};
 use scumble_train::config::AdapterKind;
 use scumble_train::lr_schedule::{Schedule, ScheduleKind};
 use scumble_train::objective::Objective;
 use scumble_train::optimizer::{AdamW, Learner, learner};
+use scumble_train::recompute::{self, Choice};
 use scumble_train::step::{self, StepInput, StepOptions, Text};
 
 use super::architecture::{context_width, unet_config};
-use super::{Arch, StepArgs, median};
+use super::{StepArgs, median, peak_rss_gb, rounded};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
@@ -43,6 +45,11 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     let options = StepOptions { activations: Some(args.precision.dtype()), ..StepOptions::default() };
     let mut measured = Measured::default();
     let mut learners = [learning(params, args.steps as u64 + 1)];
+    let choice = match args.memory {
+        Some(gib) => within(&backend, &unet, &batch, args.precision.dtype(), gib)?,
+        None => Choice { recompute: Recompute::NOTHING, blocks: 0, peak: 0 },
+    };
+    let recompute = if args.checkpointing { Recompute::EVERYTHING } else { choice.recompute };
     for index in 0..=args.steps {
         context.terminal.status(&format!("step {index} of {}", args.steps));
         let start = Instant::now();
@@ -51,7 +58,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
             &unet,
             &batch.objective,
             &batch.input(),
-            StepOptions { checkpointing: args.checkpointing, ..options },
+            StepOptions { recompute, ..options },
         )?;
         if !output.loss.is_finite() {
             return Err(Failure::new("the loss is not finite"));
@@ -70,7 +77,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
             measured.forward.push(seconds);
         }
     }
-    print(context, args, backend.name(), trained, measured);
+    print(context, args, backend.name(), trained, choice.blocks, measured);
     Ok(Outcome::Done)
 }
 
@@ -80,23 +87,51 @@ struct Measured {
     forward: Vec<f64>,
 }
 
-fn print(context: &Context, args: &StepArgs, backend: String, trained: usize, measured: Measured) {
+/// The blocks to recompute so that tensors stay within `gib`; errors when no choice suffices. What is held now are the
+/// weights; gradients and moments of what learns come on top, and what is in flight beside the blocks, a quarter of them.
+fn within(backend: &Arc<dyn Backend>, unet: &UNet, batch: &Batch, dtype: DType, gib: f64) -> Result<Choice> {
+    const IN_FLIGHT: f64 = 1.25;
+    let held = memory::stats().live_bytes as f64;
+    let learning = unet.params().iter().filter(|param| param.is_trainable());
+    let fixed = held + learning.map(|param| param.value().numel() as f64 * 12.0).sum::<f64>();
+    let device = |host: &Tensor| backend.cast(&backend.upload(host)?, dtype).map(Var::constant);
+    let (latents, states) = (device(&batch.latents)?, device(&batch.states)?);
+    let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
+    let measured = recompute::measure(backend, |tape| {
+        unet.forward(tape, &latents, &timesteps, Conditioning { states: &states, text_time: None })
+    })?;
+    memory::trim();
+    let gibibyte = f64::from(1 << 30);
+    let budget = (gib * gibibyte - fixed) / IN_FLIGHT - measured.between as f64;
+    let choice = recompute::choose(&measured.blocks, Recompute::NOTHING, budget.max(0.0) as usize);
+    if choice.peak as f64 > budget {
+        let needed = fixed + (choice.peak + measured.between) as f64 * IN_FLIGHT;
+        return Err(Failure::new(format!(
+            "--memory {gib} does not suffice: the step needs about {:.2} GiB",
+            needed / gibibyte
+        ))
+        .hint("--precision bf16, a smaller --batch or --latent need less"));
+    }
+    Ok(choice)
+}
+
+fn print(
+    context: &Context,
+    args: &StepArgs,
+    backend: String,
+    trained: usize,
+    recomputed: usize,
+    measured: Measured,
+) {
     let (step_s, forward_s) = (median(measured.step), median(measured.forward));
-    let peak_rss_gb = crate::memory::peak_bytes() as f64 / 1e9;
-    let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
-    let offered = || std::thread::available_parallelism().ok();
-    let threads = context.global.threads.or_else(offered);
-    let arch = match args.arch {
-        Arch::Sd15 => "sd15",
-        Arch::Sd21 => "sd21",
-    };
+    let (arch, threads, peak_rss_gb) = (args.arch.name(), context.threads(), peak_rss_gb());
     if args.json {
         let line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
             "precision": args.precision.name(), "full": args.full, "kind": args.adapter_kind.name(),
             "targets": args.targets, "rank": args.rank, "batch": args.batch, "latent": args.latent,
-            "threads": threads, "step_s": round(step_s, 4), "forward_s": round(forward_s, 4),
-            "peak_rss_gb": round(peak_rss_gb, 2), "trained": trained,
+            "threads": threads, "step_s": rounded(step_s, 4), "forward_s": rounded(forward_s, 4),
+            "peak_rss_gb": peak_rss_gb, "trained": trained, "recomputed_blocks": recomputed,
         });
         context.terminal.result(&line.to_string());
     } else {

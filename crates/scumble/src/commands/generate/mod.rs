@@ -80,8 +80,8 @@ pub struct BaseOptions {
     /// Never use the network
     #[arg(long)]
     pub offline: bool,
-    /// Numbers to compute in
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    /// Numbers to compute in; bf16 is usual where the processor multiplies it
+    #[arg(long, value_name = "TYPE", env = "SCUMBLE_PRECISION", default_value_t = crate::precision::usual())]
     pub precision: Precision,
 }
 

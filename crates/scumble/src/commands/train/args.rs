@@ -227,6 +227,9 @@ struct LearningOptions {
     /// Less memory for a third more time
     #[arg(long)]
     checkpointing: bool,
+    /// Most memory to use, in GiB: parts are computed again until it suffices
+    #[arg(long, value_name = "GIB")]
+    memory: Option<f64>,
     /// Numbers to compute in: f32, or bf16 for half the memory
     #[arg(long, value_name = "TYPE")]
     precision: Option<Precision>,
@@ -334,6 +337,7 @@ impl TrainArgs {
         put("train.noise_offset", learning.noise_offset.map(Value::Float));
         put("train.seed", learning.seed.map(number));
         put("train.checkpointing", flag(learning.checkpointing));
+        put("train.memory", learning.memory.map(Value::Float));
         put("train.precision", name(learning.precision));
         put("train.threads", threads.map(number));
         put("save.folder", path(&saving.out));

@@ -1,5 +1,5 @@
-//! The layers of a run's settings, weakest first: defaults, the run file (of a resumed run: its own), the environment
-//! (`SCUMBLE_<SECTION>_<KEY>`), the command line.
+//! The layers of a run's settings, weakest first: defaults (of the precision, what suits the machine), the run file (of
+//! a resumed run: its own), the environment (`SCUMBLE_<SECTION>_<KEY>`), the command line.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use scumble_train::run::folder::RunFolder;
 
 use super::TrainArgs;
 use crate::failure::{Failure, Result};
+use crate::precision;
 
 /// The settings of the run that the command line means.
 pub fn config(args: &TrainArgs, threads: Option<usize>, resume: Option<&Path>) -> Result<TrainConfig> {
@@ -23,6 +24,13 @@ pub fn config(args: &TrainArgs, threads: Option<usize>, resume: Option<&Path>) -
         (None, None) => Table::new(),
     };
     merge_tables(&mut table, above);
+    let chosen = table
+        .get("train")
+        .and_then(toml::Value::as_table)
+        .is_some_and(|train| train.contains_key("precision"));
+    if !chosen {
+        set_from_text(&mut table, "train.precision", precision::asked_or_usual()?.name())?;
+    }
     Ok(TrainConfig::from_table(table)?)
 }
 

@@ -112,7 +112,12 @@ pub fn plan_text(plan: &Plan) -> String {
     for file in &plan.files {
         rows.push(("result", format!("{}, {}", file.format, size(file.bytes))));
     }
-    rows.push(("memory", format!("about {}", size(plan.memory_bytes))));
+    let again = match plan.recomputed_blocks {
+        0 => String::new(),
+        1 => ", 1 block computed again in backward".to_owned(),
+        blocks => format!(", {blocks} blocks computed again in backward"),
+    };
+    rows.push(("memory", format!("about {}{again}", size(plan.memory_bytes))));
     rows.push((
         "time",
         format!("about {} ({:.2} s a step, estimated)", duration(plan.seconds), plan.seconds_per_step),

@@ -1,0 +1,62 @@
+//! `scumble bench` as a user meets it, with what is quick.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
+mod common;
+
+use common::{fail, run, scumble, text};
+use serde_json::Value;
+
+#[test]
+fn a_peer_is_compared_round_by_round() {
+    let peer = r#"echo starting; echo '{"encode_s": 1000.0, "decode_s": 2000, "batch": 1, "unknown_s": 1}'"#;
+    let vae = ["--", "vae", "--size", "64", "--repeats", "1", "--precision", "bf16"];
+    let mut command = scumble();
+    command.args(["bench", "compare", "--rounds", "1", "--json", "--peer", peer]).args(vae);
+    let line: Value = serde_json::from_str(&text(&run(&mut command).stdout)).unwrap();
+    let medians = line["medians"].as_object().unwrap();
+    assert_eq!(medians.keys().collect::<Vec<_>>(), ["decode_s", "encode_s"]);
+    for (name, peer) in [("encode_s", 1000.0), ("decode_s", 2000.0)] {
+        let [ours, theirs, ratio] = ["ours", "peer", "ratio"].map(|key| medians[name][key].as_f64().unwrap());
+        assert_eq!(theirs, peer);
+        assert!(ours > 0.0 && (ratio * ours / theirs - 1.0).abs() < 0.01, "{line}");
+    }
+}
+
+#[test]
+fn peers_that_fail_or_print_something_else_are_errors() {
+    let compare = |peer: &str, ours: &[&str]| {
+        let mut command = scumble();
+        command.args(["bench", "compare", "--peer", peer, "--"]).args(ours);
+        command
+    };
+    let error = fail(&mut compare("echo no torch >&2; exit 3", &["vae"]), 1);
+    assert!(error.contains("the peer failed") && error.contains("no torch"), "{error}");
+    let error = fail(&mut compare("echo done", &["vae"]), 1);
+    assert!(error.contains("`done`"), "{error}");
+    let error = fail(&mut compare("echo '{}'", &["ops"]), 2);
+    assert!(error.contains("step, generate or vae"), "{error}");
+    fail(scumble().args(["bench", "compare", "--peer", "true"]), 2);
+}
+
+#[test]
+fn operations_are_measured_in_both_precisions() {
+    for precision in ["f32", "bf16"] {
+        let mut command = scumble();
+        command.args(["bench", "ops", "--only", "silu", "--precision", precision, "--json"]);
+        let line: Value = serde_json::from_str(&text(&run(&mut command).stdout)).unwrap();
+        assert_eq!(line["precision"], precision);
+        assert_eq!(line["distrusted"], Value::Array(Vec::new()));
+        assert!(line["ops"].as_array().unwrap().iter().all(|op| op["ms"].as_f64().unwrap() > 0.0), "{line}");
+    }
+}
+
+#[test]
+fn a_wrong_precision_is_refused_by_every_door() {
+    let error = fail(scumble().args(["bench", "vae"]).env("SCUMBLE_PRECISION", "f8"), 2);
+    assert!(error.contains("f8"), "{error}");
+    let mut train = scumble();
+    train.args(["train", "--base", "x", "--images", "y"]).env("SCUMBLE_PRECISION", "f8");
+    let error = fail(&mut train, 2);
+    assert!(error.contains("SCUMBLE_PRECISION") && error.contains("bf16"), "{error}");
+}
