@@ -162,7 +162,9 @@ impl AdapterError {
             Self::UnknownDialect { .. } => {
                 "a checkpoint, an embedding or one component of a model is given elsewhere, not as an adapter"
             }
-            Self::DifferentModels { .. } => "give the base that the tuned model was made from",
+            Self::DifferentModels { .. } => {
+                "give models of one family and size; for a difference, the model that the tuned one was made from"
+            }
             Self::UnknownFamily { .. } => "give the base that it was made for with `--for`",
             Self::NeedsBase { .. } => "give the base that the adapter was made for",
             Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",

@@ -74,7 +74,7 @@ pub enum Command {
     Grid(Box<grid::GridArgs>),
     /// Rewrite an adapter, an embedding or a checkpoint in another spelling
     Convert(Box<convert::ConvertArgs>),
-    /// Make one adapter of several
+    /// Merge adapters into one or into a model, or models into one
     Merge(Box<merge::MergeArgs>),
     /// Make an adapter of what tuning changed in a model
     Extract(Box<extract::ExtractArgs>),

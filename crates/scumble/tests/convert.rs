@@ -27,7 +27,7 @@ fn an_adapter_keeps_its_factors_in_another_dialect() {
     let place = Place::with(&[]);
     let base = fixture("tiny-sd1").display().to_string();
     let convert = |from: &std::path::Path, to: &str, dialect: &str| {
-        run(place.scumble().arg("convert").arg(from).args([to, "--to", dialect, "--base", &base]));
+        run(place.scumble().arg("convert").arg(from).args([to, "--to", dialect, "--for", &base]));
     };
     let kohya = fixture("lora/kohya.safetensors");
     convert(&kohya, "peft.safetensors", "peft");

@@ -49,7 +49,7 @@ mod factors;
 pub(crate) mod full;
 pub mod recipe;
 pub mod sparse;
-mod tokens;
+pub(crate) mod tokens;
 pub mod weights;
 
 use std::collections::BTreeMap;

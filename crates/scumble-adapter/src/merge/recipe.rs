@@ -17,6 +17,22 @@
 //! blocks = "down=0.5,attn2=1"
 //! ```
 //!
+//! With `base = "model.safetensors"` the adapters go into that model. Models that are mixed stand in a list of their own:
+//!
+//! ```toml
+//! out = "mix.safetensors"
+//! vae = 1
+//!
+//! [[models]]
+//! file = "painter.safetensors"
+//!
+//! [[models]]
+//! file = "photograph.safetensors"
+//! minus = "sd15.safetensors"
+//! weight = 0.6
+//! blocks = "up=0.5"
+//! ```
+//!
 //! Paths are relative to the recipe's folder. In metadata only file names are kept, with the files' SHA-256.
 
 use std::collections::BTreeMap;
@@ -63,11 +79,23 @@ pub struct Recipe {
     /// A model that the adapters are added to; without it adapters make an adapter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// Take the adapters out of the model instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmerge: Option<bool>,
     /// Where the result goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<String>,
+    /// Of models: the number of the one whose VAE is taken whole, counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<usize>,
+    /// Of models: the same for the text encoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<usize>,
+    /// Models that are mixed, instead of adapters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<RecipeModel>,
     /// What goes in.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<RecipeInput>,
 }
 
@@ -94,6 +122,23 @@ pub struct RecipeInput {
     pub sha256: Option<String>,
 }
 
+/// A model of a mix.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeModel {
+    /// The model: a path, or a name on the Hub.
+    pub file: String,
+    /// Its weight; without one it has a share of what the others leave to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// Its difference from this model is meant, not the model itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minus: Option<String>,
+    /// Block weights, see [`super::weights`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<String>,
+}
+
 impl Recipe {
     /// Reads TOML; `name` is the file's, for messages.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
@@ -102,6 +147,9 @@ impl Recipe {
             .map_err(|error| malformed(format!("no merge recipe: {}", error.to_string().trim_end())))?;
         if recipe.rank.is_some() && recipe.energy.is_some() {
             return Err(malformed("`rank` and `energy` exclude each other".into()));
+        }
+        if !recipe.models.is_empty() && (!recipe.inputs.is_empty() || recipe.base.is_some()) {
+            return Err(malformed("models are mixed with models: leave `inputs` and `base` out".into()));
         }
         Ok(recipe)
     }
@@ -167,6 +215,10 @@ mod tests {
         let second = RecipeInput { blocks: None, ..recipe.inputs[1].clone() };
         assert_eq!(second.weights(&table).unwrap().of("text_encoder.x"), -1.5);
         assert_eq!(recipe.rank_rule(), RankRule::Fixed(8));
+        let model = RecipeModel { file: "m".into(), minus: Some("n".into()), ..RecipeModel::default() };
+        let models = Recipe { vae: Some(1), models: vec![model], ..Recipe::default() };
+        let text = models.to_toml().unwrap();
+        assert_eq!(Recipe::parse("r", &text).unwrap(), models, "{text}");
     }
 
     #[test]
@@ -176,6 +228,7 @@ mod tests {
             ("rank = 4\nenergy = 0.9", "exclude"),
             ("[[inputs]]\nweight = 1", "file"),
             ("rank = -1", "rank"),
+            ("base = \"b\"\n[[models]]\nfile = \"a\"", "leave `inputs`"),
         ] {
             let error = Recipe::parse("r.toml", text).unwrap_err().to_string();
             assert!(error.contains("r.toml") && error.contains(word), "{error}");

@@ -24,7 +24,7 @@ pub struct Renamed {
 }
 
 /// The tokens of the result.
-pub(super) struct Tokens {
+pub(crate) struct Tokens {
     /// Nothing but tokens.
     pub adapter: Adapter,
     /// Those that have another name than they had.
@@ -32,7 +32,7 @@ pub(super) struct Tokens {
 }
 
 /// Gathers the tokens of all inputs, with their rows for both text encoders where there are two.
-pub(super) fn gather(inputs: &[Input<'_>], mode: Mode) -> Result<Tokens> {
+pub(crate) fn gather(inputs: &[Input<'_>], mode: Mode) -> Result<Tokens> {
     let (mut all, mut renamed) = (Adapter::default(), Vec::new());
     let is_used = |all: &Adapter, name: &str| {
         let owners = inputs.iter().map(|input| input.adapter).chain([all]);
@@ -81,7 +81,7 @@ fn same(a: &Adapter, b: &Adapter, token: &str) -> Result<bool> {
 }
 
 /// `<s1>` becomes `<s1-2>`, the first number that nobody uses.
-fn free_name(token: &str, is_taken: impl Fn(&str) -> bool) -> String {
+pub(crate) fn free_name(token: &str, is_taken: impl Fn(&str) -> bool) -> String {
     let name = |number: usize| match token.strip_suffix('>') {
         Some(open) => format!("{open}-{number}>"),
         None => format!("{token}-{number}"),

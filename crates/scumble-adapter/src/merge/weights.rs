@@ -43,7 +43,7 @@ impl Weights {
     }
 
     /// Errors on weights that are no numbers.
-    pub(super) fn check(&self, name: &str) -> Result<()> {
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
         let Strength { unet, text_encoder } = self.strength;
         match [unet, text_encoder].iter().chain(self.blocks.values()).find(|weight| !weight.is_finite()) {
             Some(weight) => {

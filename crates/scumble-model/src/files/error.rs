@@ -141,6 +141,16 @@ pub enum FileError {
         /// What to do.
         hint: String,
     },
+    /// A tensor that is computed while it is read, and cannot be.
+    #[error("`{}`: tensor `{tensor}`: {reason}", .file.display())]
+    Computed {
+        /// The file that it starts from.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What went wrong, and what to do.
+        reason: String,
+    },
     /// Host memory or a shape the engine cannot hold.
     #[error("`{}`: tensor `{tensor}`", .file.display())]
     Engine {

@@ -112,21 +112,31 @@ impl LoadedFile {
 impl WhichBase {
     /// All the files, and the modules of the base that all of them are for.
     pub fn load_all(&self, context: &Context, paths: &[PathBuf]) -> Result<(ModuleTable, Vec<LoadedFile>)> {
-        let options = ReadOptions { partial: self.allow_partial };
         let table = match (self.base.as_deref(), paths.first()) {
             (Some(base), _) => table_for(base)?,
             (None, Some(first)) => guess_family(first)?.table,
             (None, None) => return Err(Failure::usage("there is no adapter to read")),
         };
+        let files = self.load_for(context, &table, paths)?;
+        Ok((table, files))
+    }
+
+    /// All the files, for a base of which the modules are known.
+    pub fn load_for(
+        &self,
+        context: &Context,
+        table: &ModuleTable,
+        paths: &[PathBuf],
+    ) -> Result<Vec<LoadedFile>> {
+        let options = ReadOptions { partial: self.allow_partial };
         let files = paths.iter().map(|path| {
-            let loaded = load_adapter(path, &table, options).map_err(|error| self.explain(error))?;
+            let loaded = load_adapter(path, table, options).map_err(|error| self.explain(error))?;
             if !loaded.report.is_complete() {
                 context.terminal.warning(&format!("{}: {}", path.display(), loaded.report));
             }
             Ok(LoadedFile { path: path.clone(), loaded, sha256: sha256(path)? })
         });
-        let files = files.collect::<Result<Vec<_>>>()?;
-        Ok((table, files))
+        files.collect()
     }
 
     /// A file that fits none of the published bases may be for another one.

@@ -135,7 +135,7 @@ impl Checkpoint {
             match place {
                 Place::As(key) if self.is_extended(part, name) => {
                     let key = spelled.map_or(key, |spelled| spelled.name.clone());
-                    view.head(source, name, key, self.vocabulary)?
+                    view.head(source, name, key, self.vocabulary.get(&part).copied().unwrap_or(0))?
                 }
                 Place::Third(key, third) => packed.entry(key).or_default()[third] = Some(name.clone()),
                 _ if spelled.is_some() => {
@@ -165,7 +165,7 @@ impl Checkpoint {
 
     /// Whether a tensor is the table of tokens with learned rows at its end.
     fn is_extended(&self, part: Part, name: &str) -> bool {
-        part == Part::TextEncoder && !self.learned.is_empty() && name == super::tokens::TABLE
+        name == super::tokens::TABLE && self.learned.iter().any(|token| token.places.contains_key(&part))
     }
 
     fn positions(&self) -> i64 {

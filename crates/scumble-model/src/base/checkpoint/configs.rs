@@ -166,7 +166,7 @@ impl Checkpoint {
             for (name, text) in made {
                 self.files.entry(format!("{folder}/{name}")).or_insert(text);
             }
-            self.vocabulary = self.vocabulary.max(size);
+            self.vocabulary.insert(part, size);
         }
         Ok(())
     }

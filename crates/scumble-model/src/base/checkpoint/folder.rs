@@ -64,7 +64,8 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
     let channels =
         unet.weights.info("conv_in.weight").and_then(|info| info.shape.get(1).copied()).unwrap_or(0);
     let class = unet.weights.names().iter().any(|name| name.starts_with("class_embedding."));
-    let (extras, metadata, spelling, extras_are_complete) = extras(folder)?;
+    let (extras, mut metadata, spelling, extras_are_complete) = extras(folder)?;
+    metadata.extend(super::own_words(unet.weights.metadata()));
     let extras = wanted(&extras, options)?;
     let (learned, vocabulary) = tokens::of_folder(folder, &parts)?;
     Ok(Checkpoint {
@@ -74,12 +75,14 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
         parts,
         metadata,
         left_out,
+        averages_dropped: 0,
         extras,
         spelling,
         extras_are_complete,
         files: small_files(folder)?,
         folder: Some(folder.to_path_buf()),
         learned,
+        added: Vec::new(),
         vocabulary,
     })
 }

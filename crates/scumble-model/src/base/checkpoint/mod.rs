@@ -36,6 +36,7 @@ pub use super::weights::Part;
 pub use embedding::write_embedding;
 pub use family::{Architecture, Purpose};
 pub use save::Saved;
+pub use tokens::LearnedToken;
 
 /// Where a folder keeps what only single files have a place for.
 pub(super) const EXTRAS_FILE: &str = "single_file_extras.safetensors";
@@ -98,6 +99,12 @@ pub struct OpenOptions {
     pub prune: bool,
 }
 
+/// What metadata say about how a model was made with this program; a folder keeps it in the UNet's file.
+fn own_words(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
+    let own = metadata.iter().filter(|(key, _)| key.starts_with("scumble_"));
+    own.map(|(key, value)| (key.clone(), value.clone()))
+}
+
 /// A tensor of a single file that is not spelled as we spell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Spelling {
@@ -120,6 +127,8 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// Tensors that were found and are not carried along, each with the reason.
     pub left_out: Vec<String>,
+    /// How many averaged tensors of a single file were dropped, or took the others' places.
+    pub averages_dropped: usize,
     /// Tensors of a single file that belong to no part, under their names there.
     extras: Arc<dyn TensorSource>,
     /// By our spelling.
@@ -130,10 +139,12 @@ pub struct Checkpoint {
     files: BTreeMap<String, String>,
     /// The folder it is, if it is one.
     folder: Option<PathBuf>,
-    /// Tokens with rows behind the vocabulary's, with their ids.
-    learned: Vec<(String, usize)>,
-    /// Rows of the vocabulary without learned tokens.
-    vocabulary: usize,
+    /// The folder's tokens with rows behind the vocabulary's.
+    learned: Vec<tokens::Stored>,
+    /// Tokens that it gets when it is saved.
+    added: Vec<LearnedToken>,
+    /// Rows of each text encoder's table without learned tokens.
+    vocabulary: BTreeMap<Part, usize>,
 }
 
 impl Checkpoint {

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::folder::is_weight_file;
-use super::{
-    Checkpoint, EXTRAS_FILE, FOLDER_KEY, Layout, Part, SPELLING_KEY, configs, tokens, write_embedding,
-};
+use super::{Checkpoint, EXTRAS_FILE, FOLDER_KEY, Layout, Part, SPELLING_KEY, configs, tokens};
 use crate::files::{
     AtomicFolder, FileError, Result, Watch, atomic_write, write_safetensors_from, write_state_dict,
 };
@@ -51,34 +49,41 @@ impl Checkpoint {
     /// The configurations of the model that a single file holds: without the learned rows, which go beside it.
     fn files_without_learned(&self, path: &Path) -> Result<BTreeMap<String, String>> {
         let mut files = self.files.clone();
-        if self.learned.is_empty() {
-            return Ok(files);
-        }
-        // They list the tokens; without them the vocabulary's own are made anew.
-        for name in ["added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"] {
-            files.remove(&format!("tokenizer/{name}"));
-        }
-        let name = "text_encoder/config.json";
-        if let Some(mut config) = configs::embedded_object(path, &files, name)? {
-            config["vocab_size"] = json!(self.vocabulary);
-            files.insert(name.into(), configs::pretty(&config));
+        for (part, folder, _) in self.tokenizers() {
+            let Some(vocabulary) = self.vocabulary.get(&part) else { continue };
+            if !self.learned.iter().any(|token| token.places.contains_key(&part)) {
+                continue;
+            }
+            // They list the tokens; without them the vocabulary's own are made anew.
+            for name in ["added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"] {
+                files.remove(&format!("{folder}/{name}"));
+            }
+            let name = format!("{}/config.json", part.folder());
+            if let Some(mut config) = configs::embedded_object(path, &files, &name)? {
+                config["vocab_size"] = json!(vocabulary);
+                files.insert(name, configs::pretty(&config));
+            }
         }
         Ok(files)
     }
 
-    /// Embedding files that writing a single file at `path` makes beside it, one for each learned token, in their order.
+    /// Embedding files that writing a single file at `path` makes beside it, one for each learned token, in the order of
+    /// [`Checkpoint::learned_tokens`].
     pub fn embedding_files(&self, path: &Path, layout: Layout) -> Vec<PathBuf> {
-        if layout == Layout::Folder || !self.parts.contains_key(&Part::TextEncoder) {
+        if layout == Layout::Folder {
             return Vec::new();
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let mut files: Vec<PathBuf> = Vec::with_capacity(self.learned.len());
-        for (token, id) in &self.learned {
-            let file = path.with_file_name(format!("{stem}.{}.pt", plain(token)));
+        let stored = self.learned.iter().map(|token| (&token.name, token.places.len()));
+        let tokens = stored.chain(self.added.iter().map(|token| (&token.name, token.rows.len())));
+        let mut files: Vec<PathBuf> = Vec::new();
+        for (number, (token, towers)) in tokens.enumerate() {
+            let ending = if towers == 1 { "pt" } else { "safetensors" };
+            let file = path.with_file_name(format!("{stem}.{}.{ending}", plain(token)));
             // Tokens that differ in signs alone would share a name.
             let taken = files.contains(&file);
             files.push(if taken {
-                path.with_file_name(format!("{stem}.{}-{id}.pt", plain(token)))
+                path.with_file_name(format!("{stem}.{}-{}.{ending}", plain(token), number + 1))
             } else {
                 file
             });
@@ -89,23 +94,11 @@ impl Checkpoint {
     /// Learned rows do not fit a single file's table, which has the vocabulary's size for its readers.
     fn save_learned(&self, path: &Path, layout: Layout) -> Result<Saved> {
         let mut saved = Saved::default();
-        let Some(text) = self.parts.get(&Part::TextEncoder).filter(|_| !self.learned.is_empty()) else {
-            return Ok(saved);
-        };
-        let engine = |source| FileError::engine(path, tokens::TABLE, source);
-        let table = text.weights.read(tokens::TABLE)?;
-        let width = table.shape().last();
-        let row_bytes = width * table.dtype().size();
-        let bytes = table.bytes().map_err(engine)?;
-        let files = self.embedding_files(path, layout);
-        for ((token, id), file) in self.learned.iter().zip(files) {
-            let start = id * row_bytes;
-            let row = bytes.get(start..start + row_bytes).ok_or_else(|| {
-                FileError::tensor(path, tokens::TABLE, format!("a row for `{token}`"), "fewer rows")
-            })?;
-            let row = scumble_tensor::Tensor::from_bytes(table.dtype(), row, &[1, width]).map_err(engine)?;
-            write_embedding(&file, token, &row)?;
-            saved.embeddings.push(file);
+        for (name, file) in self.learned_tokens().into_iter().zip(self.embedding_files(path, layout)) {
+            if let Some(token) = self.learned_token(name)? {
+                tokens::write_beside(&file, &token)?;
+                saved.embeddings.push(file);
+            }
         }
         Ok(saved)
     }
@@ -123,12 +116,17 @@ impl Checkpoint {
                 }
             }
         }
+        self.add_names(root)?;
         for (part, component) in &self.parts {
             let file = root.join(part.folder()).join(part.weight_file());
             make_parent(&file)?;
             // Readers want to know who laid the tensors out.
-            let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-            write_safetensors_from(&file, component.weights.as_ref(), &metadata, watch)?;
+            let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+            if *part == Part::Unet {
+                metadata.extend(super::own_words(&self.metadata));
+            }
+            let weights = self.with_added_rows(*part, &component.weights);
+            write_safetensors_from(&file, weights.as_ref(), &metadata, watch)?;
         }
         if self.extras_are_complete {
             let mut metadata = self.metadata.clone();

@@ -45,13 +45,15 @@ pub(super) fn open(name: &str, path: &Path, options: &OpenOptions) -> Result<Che
         parts,
         metadata: source.metadata().clone(),
         left_out,
+        averages_dropped: extras.averages,
         extras: Arc::new(extras.view),
         spelling,
         extras_are_complete: true,
         files,
         folder: None,
         learned: Vec::new(),
-        vocabulary: 0,
+        added: Vec::new(),
+        vocabulary: BTreeMap::new(),
     };
     checkpoint.complete_files(path, source.as_ref(), &plain, &options.base)?;
     Ok(checkpoint)
@@ -68,6 +70,7 @@ type PartView = (View, Vec<(String, String)>);
 struct Extras {
     view: View,
     dropped: Vec<String>,
+    averages: usize,
 }
 
 struct Splitter<'s> {
@@ -82,7 +85,7 @@ impl Splitter<'_> {
         let empty = || (View::new(self.source.describe(), BTreeMap::new()), Vec::new());
         let mut views: BTreeMap<Part, PartView> =
             self.architecture.parts().into_iter().map(|part| (part, empty())).collect();
-        let mut extras = Extras { view: empty().0, dropped: Vec::new() };
+        let mut extras = Extras { view: empty().0, dropped: Vec::new(), averages: 0 };
         let levels = vae::levels_of_compvis(plain.iter().filter_map(|name| name.strip_prefix(VAE)));
         let towers = self.towers(plain, options)?;
         let averaged = self.averaged(plain, options.ema)?;
@@ -110,6 +113,8 @@ impl Splitter<'_> {
             if options.prune || (is_average && options.ema != Ema::Keep) {
                 if !is_average || options.ema == Ema::Keep {
                     extras.dropped.push(format!("`{}`: no part uses it", printable(key)));
+                } else {
+                    extras.averages += 1;
                 }
                 continue;
             }

@@ -67,6 +67,60 @@ fn a_folder_becomes_the_single_file_of_the_key_lists() {
     }
 }
 
+/// SDXL: two text encoders in two spellings, one with a projection that is turned over. The file is made of the key list.
+#[test]
+fn sdxl_goes_to_a_folder_and_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let keys = std::fs::read_to_string(fixtures().join("single_file/tiny-sdxl-keys.json")).unwrap();
+    let keys: Value = serde_json::from_str(&keys).unwrap();
+    let mut tensors = Vec::new();
+    for (index, (key, entry)) in keys["keys"].as_object().unwrap().iter().enumerate() {
+        let shape: Vec<usize> = serde_json::from_value(entry["shape"].clone()).unwrap();
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * 7 + index * 13) % 2039) as f32).collect();
+        let tensor = Tensor::from_slice(&values, &shape).unwrap().to_dtype(DType::F16).unwrap();
+        tensors.push((key.clone(), tensor));
+    }
+    let single = temporary.path().join("xl.safetensors");
+    write_safetensors(&single, &tensors, &BTreeMap::new()).unwrap();
+    let opened = open(&single);
+    assert_eq!(opened.architecture, Architecture::Sdxl);
+    assert!(opened.extras().names().is_empty() && opened.left_out.is_empty(), "{:?}", opened.left_out);
+    let folder = save(&single, &temporary.path().join("xl"), Layout::Folder);
+    let of_folder = open(&folder);
+    for (key, tensor) in &tensors {
+        let from: Vec<String> = serde_json::from_value(keys["keys"][key]["from"].clone()).unwrap();
+        let mut found: Vec<f32> = Vec::new();
+        for source in &from {
+            let (part, name) = source.split_once(": ").unwrap();
+            let (name, transposed) =
+                name.strip_suffix(" (transposed)").map_or((name, false), |name| (name, true));
+            let part = of_folder.parts.keys().find(|of| of.folder() == part).unwrap();
+            let tensor = of_folder.parts[part].weights.read(name).unwrap();
+            let values = tensor.to_vec::<f32>().unwrap();
+            match (transposed, tensor.dims()) {
+                (true, &[rows, columns]) => found.extend(
+                    (0..columns)
+                        .flat_map(|c| (0..rows).map(move |r| (r, c)))
+                        .map(|(r, c)| values[r * columns + c]),
+                ),
+                _ => found.extend(values),
+            }
+        }
+        assert!(found == tensor.to_vec::<f32>().unwrap(), "{key} from {from:?}");
+    }
+    let index: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("model_index.json")).unwrap()).unwrap();
+    assert_eq!(index["_class_name"], "StableDiffusionXLPipeline");
+    let wanted = SafetensorsFile::open(&single).unwrap();
+    for (name, layout, wrapper) in
+        [("again.safetensors", Layout::Safetensors, ""), ("again.ckpt", Layout::Ckpt, "state_dict.")]
+    {
+        let again = save(&folder, &temporary.path().join(name), layout);
+        assert_same(open_any(&again).unwrap().as_ref(), &wanted, wrapper);
+    }
+}
+
 #[test]
 fn the_public_single_file_survives_every_layout() {
     let temporary = tempfile::tempdir().unwrap();

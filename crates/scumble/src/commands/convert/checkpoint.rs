@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use scumble_model::base::checkpoint::{Checkpoint, Ema, Layout, OpenOptions};
+use scumble_model::base::checkpoint::{Checkpoint, Ema, Layout, OpenOptions, Saved};
 
 use super::ConvertArgs;
 use crate::commands::adapter_files;
@@ -56,7 +56,7 @@ pub enum EmaChoice {
 
 /// Reads in any layout, writes in the one asked for.
 pub fn run(context: &Context, args: &ConvertArgs) -> Result {
-    let layout = layout(args.to.as_deref(), &args.output)?;
+    let layout = layout("--to", args.to.as_deref(), &args.output)?;
     let options = &args.checkpoint;
     let mut open = OpenOptions { prune: options.prune, ..OpenOptions::default() };
     open.base = scumble_model::base::BaseOptions::from_env();
@@ -77,21 +77,26 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     if !checkpoint.left_out.is_empty() {
         context.terminal.status(&format!("{} tensors are left out", checkpoint.left_out.len()));
     }
-    check_target(&checkpoint, args, layout)?;
+    check_target(&checkpoint, &args.input, &args.output, layout, args.force)?;
     save(context, &checkpoint, &args.output, layout)?;
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
 }
 
 /// What replacing must not do: remove a folder that is no model, or files that were not named.
-fn check_target(checkpoint: &Checkpoint, args: &ConvertArgs, layout: Layout) -> Result<()> {
-    let out = &args.output;
+pub fn check_target(
+    checkpoint: &Checkpoint,
+    input: &Path,
+    out: &Path,
+    layout: Layout,
+    force: bool,
+) -> Result<()> {
     let whole = |path: &Path| path.canonicalize().ok();
-    if let (Some(input), Some(output)) = (whole(&args.input), whole(out))
-        && input != output
-        && input.starts_with(&output)
+    if let (Some(from), Some(output)) = (whole(input), whole(out))
+        && from != output
+        && from.starts_with(&output)
     {
-        return Err(Failure::new(format!("`{}` lies in `{}`", args.input.display(), out.display()))
+        return Err(Failure::new(format!("`{}` lies in `{}`", input.display(), out.display()))
             .hint("it would be replaced together with the folder; choose another name"));
     }
     let is_empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
@@ -100,7 +105,7 @@ fn check_target(checkpoint: &Checkpoint, args: &ConvertArgs, layout: Layout) -> 
             .hint("choose another name; only a model's folder is replaced"));
     }
     if let Some(there) = checkpoint.embedding_files(out, layout).iter().find(|file| file.exists())
-        && !args.force
+        && !force
     {
         return Err(Failure::new(format!("the learned token's file `{}` is already there", there.display()))
             .hint("choose another name, or pass --force to replace it"));
@@ -109,7 +114,7 @@ fn check_target(checkpoint: &Checkpoint, args: &ConvertArgs, layout: Layout) -> 
 }
 
 /// The layout that was asked for, or that the name's ending says.
-pub fn layout(asked: Option<&str>, output: &Path) -> Result<Layout> {
+pub fn layout(option: &str, asked: Option<&str>, output: &Path) -> Result<Layout> {
     let names = Layout::NAMES.map(|(name, _)| name).join(", ");
     match asked {
         Some(asked) => {
@@ -122,13 +127,13 @@ pub fn layout(asked: Option<&str>, output: &Path) -> Result<Layout> {
         }
         None => Layout::of_path(output).ok_or_else(|| {
             Failure::usage(format!("the ending of `{}` says no layout", output.display()))
-                .hint(format!("pass --to with one of {names}, or end the name in .safetensors or .ckpt"))
+                .hint(format!("pass {option} with one of {names}, or end the name in .safetensors or .ckpt"))
         }),
     }
 }
 
 /// Writes with a progress line.
-pub fn save(context: &Context, checkpoint: &Checkpoint, path: &Path, layout: Layout) -> Result<()> {
+pub fn save(context: &Context, checkpoint: &Checkpoint, path: &Path, layout: Layout) -> Result<Saved> {
     const MEGABYTE: u64 = 1 << 20;
     let (total, start, mut passed) = (checkpoint.bytes(), Instant::now(), 0);
     let saved = checkpoint.save(path, layout, &mut |bytes| {
@@ -145,5 +150,5 @@ pub fn save(context: &Context, checkpoint: &Checkpoint, path: &Path, layout: Lay
     for embedding in &saved.embeddings {
         context.terminal.status(&format!("learned token: {}", embedding.display()));
     }
-    Ok(())
+    Ok(saved)
 }

@@ -84,7 +84,7 @@ fn alphas(recipe: &Recipe, mode: Mode) -> Result<Option<[f32; 2]>> {
     Ok(Some([alpha, 1.0 - alpha]))
 }
 
-fn check_hashes(recipe: &Recipe, files: &[LoadedFile]) -> Result<()> {
+pub fn check_hashes(recipe: &Recipe, files: &[LoadedFile]) -> Result<()> {
     for (input, file) in recipe.inputs.iter().zip(files) {
         if input.sha256.as_ref().is_some_and(|wanted| !wanted.eq_ignore_ascii_case(&file.sha256)) {
             return Err(Failure::new(format!(
@@ -99,7 +99,7 @@ fn check_hashes(recipe: &Recipe, files: &[LoadedFile]) -> Result<()> {
 }
 
 /// The recipe as the result carries it: no folders, and with the files' hashes.
-fn described(recipe: &Recipe, out: &Path, files: &[LoadedFile]) -> Recipe {
+pub fn described(recipe: &Recipe, out: &Path, files: &[LoadedFile]) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.out = out.file_name().map(|name| name.to_string_lossy().into_owned());
     for (input, file) in recipe.inputs.iter_mut().zip(files) {

@@ -21,7 +21,7 @@ pub fn recipe(args: &MergeArgs) -> Result<(Recipe, PathBuf)> {
         None => (Recipe::default(), PathBuf::new()),
     };
     if !args.inputs.is_empty() {
-        if !recipe.inputs.is_empty() {
+        if !recipe.inputs.is_empty() || !recipe.models.is_empty() {
             return Err(Failure::usage("the recipe names the files already")
                 .hint("give files on the command line or in the recipe, not both"));
         }
@@ -37,6 +37,16 @@ pub fn recipe(args: &MergeArgs) -> Result<(Recipe, PathBuf)> {
     lay_over(&mut recipe.seed, &how.seed);
     lay_over(&mut recipe.format, &args.output.format);
     lay_over(&mut recipe.dtype, &args.output.dtype);
+    if let Some(base) = &args.model.base {
+        recipe.base = Some(base.clone());
+    } else if let Some(base) = &recipe.base
+        && folder.join(base).exists()
+    {
+        recipe.base = Some(folder.join(base).display().to_string());
+    }
+    if args.model.unmerge {
+        recipe.unmerge = Some(true);
+    }
     if let Some(out) = &args.out {
         recipe.out = Some(out.display().to_string());
     } else if let Some(out) = &recipe.out {
@@ -45,7 +55,7 @@ pub fn recipe(args: &MergeArgs) -> Result<(Recipe, PathBuf)> {
     for text in &how.blocks {
         set_blocks(&mut recipe.inputs, text)?;
     }
-    if recipe.inputs.is_empty() {
+    if recipe.inputs.is_empty() && recipe.models.is_empty() {
         return Err(Failure::usage("nothing to merge")
             .hint("name adapter files, such as `scumble merge a.safetensors:0.7 b.safetensors:0.3 -o mix.safetensors`"));
     }
@@ -58,9 +68,11 @@ fn lay_over<T: Clone>(under: &mut Option<T>, over: &Option<T>) {
     }
 }
 
-/// A TOML file, or what a merged file says about itself.
-fn read(file: &Path) -> Result<Recipe> {
+/// A TOML file, or what a merged file or folder says about itself.
+pub fn read(file: &Path) -> Result<Recipe> {
     let name = file.display().to_string();
+    let unet = file.join("unet/diffusion_pytorch_model.safetensors");
+    let file = if unet.is_file() { unet.as_path() } else { file };
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if ["safetensors", "pt", "bin", "ckpt", "sft"].contains(&ending.as_str()) {
         let source = open_any(file)?;

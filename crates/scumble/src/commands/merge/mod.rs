@@ -1,24 +1,31 @@
-//! `scumble merge`: adapters into one adapter.
+//! `scumble merge`: adapters into one adapter, or into a model.
 
 mod adapters;
+mod bake;
 mod inputs;
+mod models;
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::commands::adapter_files::{OutputOptions, TokenOptions, WhichBase};
 use crate::context::Context;
-use crate::failure::{Failure, Outcome, Result};
+use crate::failure::{Outcome, Result};
 
 /// Options of `merge`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:\n  \
     scumble merge style.safetensors:0.7 cat.safetensors:0.5 --rank 16 -o mix.safetensors\n  \
     scumble merge a.safetensors b.safetensors:1:0.5 --mode concat -o both.safetensors\n  \
     scumble merge a.safetensors b.safetensors --blocks 1:up=0,mid=0 --blocks 2:down=0 -o split.safetensors\n  \
-    scumble merge --recipe mix.safetensors -o again.safetensors")]
+    scumble merge --recipe mix.safetensors -o again.safetensors\n  \
+    scumble merge --base sd15.safetensors style.safetensors:0.8 -o sd15-style.safetensors\n  \
+    scumble merge models painter.safetensors photograph.safetensors:0.4 -o mix.safetensors")]
 pub struct MergeArgs {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Adapter files with their weights; one weight counts for UNet and text encoder
     #[arg(value_name = "FILE[:UNET[:TEXT]]")]
     inputs: Vec<String>,
@@ -32,11 +39,20 @@ pub struct MergeArgs {
     #[command(flatten)]
     how: HowOptions,
     #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
     base: WhichBase,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
     tokens: TokenOptions,
+}
+
+/// What else can be merged.
+#[derive(Subcommand)]
+enum What {
+    /// Make one model of several: weighted sums and added differences
+    Models(Box<models::ModelsArgs>),
 }
 
 #[derive(Args)]
@@ -68,13 +84,52 @@ struct HowOptions {
     blocks: Vec<String>,
 }
 
+#[derive(Args)]
+#[command(next_help_heading = "Into a model")]
+struct ModelOptions {
+    /// Add the adapters to this model: a diffusers folder, a .safetensors or .ckpt file, or a name on the Hub. The result
+    /// is a model, in the layout that the ending of --out or --format says: folder, safetensors or ckpt
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// Take the adapters out of the model again
+    #[arg(long, requires = "base")]
+    unmerge: bool,
+    /// Averaged weights that training left in a single file: add to them instead (use), or leave them out (drop)
+    #[arg(long, value_name = "WHAT", requires = "base")]
+    ema: Option<EmaChoice>,
+    /// A diffusers folder whose configurations belong to the model's single file
+    #[arg(long, value_name = "FOLDER", requires = "base")]
+    config: Option<PathBuf>,
+    /// Weight files of the model's folder to take where there are several kinds, such as fp16
+    #[arg(long, value_name = "NAME", requires = "base")]
+    variant: Option<String>,
+}
+
+/// What becomes of averaged weights, which would not have the change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EmaChoice {
+    /// They replace the others.
+    Use,
+    /// They go.
+    Drop,
+}
+
 /// Merges.
 pub fn run(context: &Context, args: &MergeArgs) -> Result {
-    let (recipe, folder) = inputs::recipe(args)?;
-    if recipe.base.is_some() {
-        return Err(Failure::new("this recipe adds adapters to a model, which is not built in")
-            .hint("remove `base` to merge the adapters alone"));
+    if let Some(What::Models(models)) = &args.what {
+        models::run(context, models)?;
+        return Ok(Outcome::Done);
     }
-    adapters::run(context, args, &recipe, &folder)?;
+    let (recipe, folder) = inputs::recipe(args)?;
+    if !recipe.models.is_empty() {
+        models::refuse_adapter_options(args)?;
+        let output = models::OutputOptions::of_recipe(args.output.force, args.output.json);
+        models::mix_as(context, &output, &recipe, &folder)?;
+        return Ok(Outcome::Done);
+    }
+    match &recipe.base {
+        Some(base) => bake::run(context, args, &recipe, &folder, base)?,
+        None => adapters::run(context, args, &recipe, &folder)?,
+    }
     Ok(Outcome::Done)
 }
