@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, convert, extract, generate, grid, merge, probe, resize, runs, train, world,
+    bench, completions, convert, diff, extract, generate, grid, inspect, merge, probe, resize, runs, train, world,
 };
 use crate::terminal::{ColorChoice, Verbosity};
 
@@ -82,6 +82,10 @@ pub enum Command {
     Resize(Box<resize::ResizeArgs>),
     /// List, compare and delete training runs
     Runs(runs::RunsArgs),
+    /// Tell what is in a file: adapter, embedding or checkpoint
+    Inspect(Box<inspect::InspectArgs>),
+    /// Tell how two adapters differ
+    Diff(Box<diff::DiffArgs>),
     /// Run one component on tensors from a file, to compare implementations
     #[command(subcommand)]
     Probe(probe::ProbeCommand),

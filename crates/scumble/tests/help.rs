@@ -111,6 +111,11 @@ fn every_verb_tells_its_options() {
         "Examples:",
     ];
     mentions(&["generate"], &options);
+    mentions(
+        &["inspect"],
+        &["--base", "--json", "--modules", "--tensors", "--metadata", "--quick", "Examples:"],
+    );
+    mentions(&["diff"], &["--for", "--modules", "--json", "Examples:"]);
     let probes = ["text", "unet", "vae", "pipeline", "sampler", "targets", "rng", "trace", "losses", "lora"];
     mentions(&["probe"], &probes);
     for probe in probes {

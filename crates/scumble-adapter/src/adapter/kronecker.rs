@@ -190,6 +190,14 @@ impl KroneckerFactors {
         self.rank().map_or(1.0, |rank| self.alpha / rank as f32)
     }
 
+    /// Frobenius norm of the change: `|kron(w1, w2)| = |w1| |w2|`.
+    pub fn norm(&self) -> Result<f64> {
+        let norm = |factor: &KroneckerFactor| -> Result<f64> {
+            Ok(factor.values()?.iter().map(|value| value * value).sum::<f64>().sqrt())
+        };
+        Ok(norm(&self.w1)? * norm(&self.w2)? * f64::from(self.scale()).abs())
+    }
+
     /// The change as f32 `[out, in * kh * kw]`.
     pub fn delta(&self) -> Result<Tensor> {
         let ((rows1, columns1), (rows2, columns2)) = (self.w1.size(), self.w2.size());

@@ -12,6 +12,7 @@ use super::spelling::{self, Spelling};
 use super::{AdapterFile, DIALECTS, Dialect, Place, Placement, ReadOptions, detect, guess, names_of};
 use crate::adapter::{Adapter, ModuleFactors};
 use crate::error::{AdapterError, Result};
+use crate::positional::Generation;
 use crate::table::{Module, ModuleTable, Tower};
 
 /// A thousand rows of the widest text states.
@@ -56,6 +57,26 @@ pub fn read_as(
     table: &ModuleTable,
     options: ReadOptions,
 ) -> Result<(Adapter, LoadReport)> {
+    let Gathered { adapter, report, .. } = gather(dialect, file, table)?;
+    if (!report.is_complete() && !options.partial) || adapter.is_empty() {
+        return Err(AdapterError::Unmatched { file: file.source.describe(), report: Box::new(report) });
+    }
+    adapter.check_finite()?;
+    Ok((adapter, report))
+}
+
+/// What a file holds, unjudged.
+pub(crate) struct Gathered {
+    /// What fits the table, whatever its numbers.
+    pub adapter: Adapter,
+    /// The account of the rest.
+    pub report: LoadReport,
+    /// The order inside transformer blocks that numbers turned out to have.
+    pub order: Option<Generation>,
+}
+
+/// Takes everything that fits: neither leftovers nor numbers that are not finite are an error here.
+pub(crate) fn gather(dialect: &dyn Dialect, file: &AdapterFile<'_>, table: &ModuleTable) -> Result<Gathered> {
     let placement = dialect.place(file, table)?;
     let misfits = placement.faults.clone();
     let mut report = LoadReport { dialect: dialect.name(), misfits, ..LoadReport::default() };
@@ -107,11 +128,7 @@ pub fn read_as(
     let second_only = adapter.tokens_2.keys().filter(|token| !adapter.tokens.contains_key(*token)).count();
     (report.modules, report.tokens) = (adapter.modules.len(), adapter.tokens.len() + second_only);
     report.guess = guess::guess(file.source, &placement, table, &report);
-    if (!report.is_complete() && !options.partial) || adapter.is_empty() {
-        return Err(AdapterError::Unmatched { file: file.source.describe(), report: Box::new(report) });
-    }
-    adapter.check_finite()?;
-    Ok((adapter, report))
+    Ok(Gathered { adapter, report, order: placement.order })
 }
 
 fn travelling_metadata(dialect: &dyn Dialect, source: &dyn TensorSource) -> BTreeMap<String, String> {

@@ -46,18 +46,26 @@ pub fn guess_family(path: &Path) -> Result<FamilyGuess> {
 }
 
 fn try_table(path: &Path, table: &ModuleTable) -> Result<(usize, usize, Vec<String>)> {
-    let source = open_any(path)?;
-    let judge = |dialect: &dyn Dialect, file: &AdapterFile<'_>| -> Result<_> {
+    with_file(path, table, |dialect, file| {
         let placement = dialect.place(file, table)?;
         let (agree, disagree) = agreement(file, &placement, table);
         Ok((agree, disagree, evidence(file.source, &placement, table)))
-    };
+    })
+}
+
+/// Opens an adapter file, with the files that belong to it, and finds its dialect.
+pub(crate) fn with_file<T>(
+    path: &Path,
+    table: &ModuleTable,
+    work: impl FnOnce(&dyn Dialect, &AdapterFile<'_>) -> Result<T>,
+) -> Result<T> {
+    let source = open_any(path)?;
     if is_list(path, &*source) {
         let lists = Lists::gather(path, source, table)?;
-        judge(&Original, &AdapterFile { source: &lists, path: Some(path) })
+        work(&Original, &AdapterFile { source: &lists, path: Some(path) })
     } else {
         let file = AdapterFile { source: &*source, path: Some(path) };
-        judge(dialect_of(&file)?, &file)
+        work(dialect_of(&file)?, &file)
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use scumble_model::files::{open_any, write_safetensors};
+use scumble_model::files::write_safetensors;
 
-use super::original::Original;
-use super::original_list::{Lists, is_list};
-use super::{AdapterFile, Dialect, LoadReport, ReadOptions, WriteOptions, read_as, read_source};
+use super::family::with_file;
+use super::{Dialect, LoadReport, ReadOptions, WriteOptions, read_as};
 use crate::adapter::Adapter;
 use crate::error::{AdapterError, Result};
 use crate::table::ModuleTable;
@@ -23,13 +22,7 @@ pub struct Loaded {
 /// Reads an adapter of any dialect for the base that `table` describes. Tensors that have no place or do not fit are
 /// an error that lists them, unless `options` allow a partial load.
 pub fn load_adapter(path: &Path, table: &ModuleTable, options: ReadOptions) -> Result<Loaded> {
-    let source = open_any(path)?;
-    let read = if is_list(path, &*source) {
-        let lists = Lists::gather(path, source, table)?;
-        read_as(&Original, &AdapterFile { source: &lists, path: Some(path) }, table, options)
-    } else {
-        read_source(&AdapterFile { source: &*source, path: Some(path) }, table, options)
-    };
+    let read = with_file(path, table, |dialect, file| read_as(dialect, file, table, options));
     let (adapter, report) = read.map_err(|error| match error {
         AdapterError::NotFinite { .. } | AdapterError::Factors { .. } | AdapterError::Tensor(_) => {
             AdapterError::Content { file: path.into(), source: Box::new(error) }

@@ -37,11 +37,13 @@ use crate::names::Naming;
 use crate::positional::Generation;
 use crate::table::{ModuleTable, Tower};
 
+pub(crate) use collect::{Gathered, gather};
 pub use collect::{read_as, read_source};
 pub use encode::Encoded;
 pub use file::{Loaded, load_adapter, save_adapter};
 pub use guess::family_of_width;
 pub use kind::FileKind;
+pub(crate) use original::numbered_sizes;
 pub use original_list::is_list as is_adapter_file;
 pub use part::{Part, Side};
 pub use report::{Leftover, LoadReport};

@@ -45,6 +45,24 @@ fn numbered(key: &str) -> Option<(Tower, usize, Part)> {
     (index < 100_000).then_some((tower, index, part))
 }
 
+/// Inputs and outputs of a numbered pair, as far as its factors say.
+pub(crate) type Sizes = (Option<usize>, Option<usize>);
+
+/// The sizes of every numbered pair of a file, by tower and number.
+pub(crate) fn numbered_sizes(source: &dyn TensorSource) -> BTreeMap<Tower, BTreeMap<usize, Sizes>> {
+    let mut towers: BTreeMap<Tower, BTreeMap<usize, Sizes>> = BTreeMap::new();
+    for key in source.names() {
+        let Some((tower, index, part)) = numbered(&key) else { continue };
+        let size = Some(width(source, &key, part)).filter(|&size| size > 0);
+        let sizes = towers.entry(tower).or_default().entry(index).or_default();
+        match part {
+            Part::Up => sizes.1 = size,
+            _ => sizes.0 = size,
+        }
+    }
+    towers
+}
+
 /// Width of a factor: inputs of `down`, outputs of `up`; 0 for anything that is no factor.
 fn width(source: &dyn TensorSource, key: &str, part: Part) -> usize {
     let Some(info) = source.info(key) else { return 0 };

@@ -1,7 +1,9 @@
 //! What became of every tensor of an adapter file.
 
+use serde::Serialize;
+
 /// A tensor or module that was not used, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// Key of the file, or path of the module.
     pub name: String,

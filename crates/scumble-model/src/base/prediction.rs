@@ -21,6 +21,17 @@ pub enum PredictionSource {
     Assumed,
 }
 
+impl std::fmt::Display for PredictionSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Chosen => "chosen",
+            Self::Config => "its scheduler's configuration says so",
+            Self::File => "the file says so",
+            Self::Assumed => "assumed, as nothing says it",
+        })
+    }
+}
+
 /// The name that configurations use.
 fn name_of(prediction: PredictionType) -> &'static str {
     let known = PredictionType::NAMES.iter().find(|(_, listed)| *listed == prediction);

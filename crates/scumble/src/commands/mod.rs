@@ -4,9 +4,11 @@ mod adapter_files;
 pub mod bench;
 pub mod completions;
 pub mod convert;
+pub mod diff;
 pub mod extract;
 pub mod generate;
 pub mod grid;
+pub mod inspect;
 mod losses;
 pub mod merge;
 mod model;
@@ -32,6 +34,8 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Extract(args) => extract::run(context, &args),
         Command::Resize(args) => resize::run(context, &args),
         Command::Runs(args) => runs::run(context, &args),
+        Command::Inspect(args) => inspect::run(context, &args),
+        Command::Diff(args) => diff::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
         Command::World(command) => world::run(context, command),

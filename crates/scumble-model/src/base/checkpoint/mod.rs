@@ -173,6 +173,11 @@ impl Checkpoint {
         &self.extras
     }
 
+    /// Learned tokens in its vocabulary.
+    pub fn learned_tokens(&self) -> impl Iterator<Item = &str> {
+        self.learned.iter().map(|(token, _)| token.as_str())
+    }
+
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         let sources = self.parts.values().map(|part| &part.weights).chain([&self.extras]);

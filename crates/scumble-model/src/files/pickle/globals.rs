@@ -107,6 +107,18 @@ const INERT_PACKAGES: &[&str] = &[
     "transformers",
 ];
 
+/// Tensor types that the oldest files name beside each tensor.
+const TENSOR_TYPES: &[&str] = &[
+    "DoubleTensor",
+    "FloatTensor",
+    "HalfTensor",
+    "LongTensor",
+    "IntTensor",
+    "ShortTensor",
+    "CharTensor",
+    "ByteTensor",
+];
+
 const BUILTIN_CLASSES: &[&str] = &[
     "object",
     "int",
@@ -146,6 +158,7 @@ pub(super) fn classify(module: &str, name: &str) -> Option<Global> {
                 None => Global::UnsupportedStorage,
             }
         }
+        ("torch" | "torch.cuda", tensor) if TENSOR_TYPES.contains(&tensor) => Global::Inert,
         ("torch", dtype) if TORCH_TYPES.contains(&dtype) => Global::Inert,
         ("builtins" | "__builtin__", "dict") => Global::Dict,
         ("builtins" | "__builtin__", "set" | "frozenset" | "list" | "tuple") => Global::Collection,

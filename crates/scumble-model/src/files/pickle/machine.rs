@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use scumble_tensor::DType;
+
 use super::globals::{Global, classify};
 use super::value::{PickledTensor, StorageDeclaration, Value};
 
@@ -19,12 +21,12 @@ const MAX_TEXT: usize = 64 << 20;
 /// Elements that calls copy or pass: a long list given to a constructor again and again.
 const MAX_COPIED: usize = 8 << 20;
 /// Storages, and separately tensors; a full model has about two thousand.
-const MAX_TENSORS: usize = 256 << 10;
+pub(super) const MAX_TENSORS: usize = 256 << 10;
 /// Containers inside containers.
 const MAX_NESTING: usize = 100;
 /// A view that repeats elements (stride 0) may need more memory than its file has; up to this it is accepted.
 const MAX_EXPANDED_BYTES: usize = 64 << 20;
-const MAX_RANK: usize = 6;
+pub(super) const MAX_RANK: usize = 6;
 
 /// Why a pickle is not read; the caller adds the file.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,9 +78,72 @@ pub(super) fn load(bytes: &[u8]) -> Outcome<Loaded> {
     Ok(Loaded { value, storages: machine.storages, end: machine.position })
 }
 
+/// As [`load`], where persistent ids are the keys of tensors that were found elsewhere.
+pub(super) fn load_with(bytes: &[u8], known: BTreeMap<i64, Arc<PickledTensor>>) -> Outcome<Loaded> {
+    let mut machine = Machine { bytes, known: Some(known), ..Machine::default() };
+    let root = machine.run()?;
+    let mut frozen = BTreeMap::new();
+    let value = machine.freeze(root, 0, &mut frozen)?;
+    Ok(Loaded { value, storages: machine.storages, end: machine.position })
+}
+
+/// What a frozen value names, where it should be the class of a storage.
+pub(super) enum StorageClass {
+    /// Of this element type.
+    Known(DType),
+    /// Of a type that is not read.
+    Unread(Arc<str>),
+    /// No class of a storage.
+    None,
+}
+
+/// The storage class that a frozen value is.
+pub(super) fn storage_class_of(value: &Value) -> StorageClass {
+    let Value::Opaque(name) = value else { return StorageClass::None };
+    match name.rsplit_once('.').and_then(|(module, class)| classify(module, class)) {
+        Some(Global::Storage(dtype)) => StorageClass::Known(dtype),
+        Some(Global::UnsupportedStorage) => StorageClass::Unread(Arc::clone(name)),
+        _ => StorageClass::None,
+    }
+}
+
+/// A checked view of a storage.
+pub(super) fn view(
+    storage: &StorageDeclaration,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+) -> Outcome<PickledTensor> {
+    let elements = shape.iter().try_fold(storage.dtype.size(), |total, &n| total.checked_mul(n));
+    let Some(bytes) = elements else {
+        return malformed(format!("a tensor of shape {shape:?} is larger than memory can address"));
+    };
+    let last = shape.iter().zip(&strides).try_fold(offset, |last, (&size, &stride)| {
+        last.checked_add(size.saturating_sub(1).checked_mul(stride)?)
+    });
+    if bytes > 0 && last.is_none_or(|last| last >= storage.view_numel) {
+        return malformed(format!(
+            "a tensor of shape {shape:?}, strides {strides:?}, offset {offset} reaches beyond its storage of {} elements",
+            storage.view_numel
+        ));
+    }
+    if bytes > storage.numel * storage.dtype.size() && bytes > MAX_EXPANDED_BYTES {
+        return Err(Fault::TooMuch("bytes of a repeating tensor", MAX_EXPANDED_BYTES));
+    }
+    Ok(PickledTensor {
+        storage: Arc::clone(&storage.key),
+        dtype: storage.dtype,
+        shape,
+        strides,
+        offset: if bytes > 0 { offset + storage.view_offset } else { 0 },
+    })
+}
+
 #[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
+    /// Tensors by key, for pickles that refer to them.
+    known: Option<BTreeMap<i64, Arc<PickledTensor>>>,
     position: usize,
     nodes: Vec<Node>,
     stack: Vec<Id>,
@@ -386,6 +451,9 @@ impl<'a> Machine<'a> {
 
     /// `('storage', class, key, location, numel[, view])`; the location does not matter here.
     fn persistent(&mut self, id: Id) -> Outcome<()> {
+        if self.known.is_some() {
+            return self.by_key(id);
+        }
         let Node::Tuple(parts) = &self.nodes[id as usize] else {
             return malformed("a persistent id that is no tuple");
         };
@@ -432,6 +500,25 @@ impl<'a> Machine<'a> {
         self.push(Node::Storage(index))
     }
 
+    /// The key of a tensor, or `(class, its source, ...)` of a module, which stands for the class.
+    fn by_key(&mut self, id: Id) -> Outcome<()> {
+        let key = match &self.nodes[id as usize] {
+            Node::Leaf(Value::Int(key)) => Some(*key),
+            Node::Leaf(Value::Text(key)) => key.parse().ok(),
+            Node::Tuple(parts) if !parts.is_empty() => {
+                let class = parts[0];
+                self.stack.push(class);
+                return Ok(());
+            }
+            _ => None,
+        };
+        let tensor = key.and_then(|key| self.known.as_ref()?.get(&key)).cloned();
+        match tensor {
+            Some(tensor) => self.push(Node::Leaf(Value::Tensor(tensor))),
+            None => malformed("a reference to a tensor that is not there"),
+        }
+    }
+
     /// `(storage, offset, size, stride, ...)` as a checked view.
     fn tensor(&mut self, arguments: &[Id]) -> Outcome<Node> {
         let [storage, offset, shape, strides, ..] = *arguments else {
@@ -447,33 +534,12 @@ impl<'a> Machine<'a> {
         if shape.len() != strides.len() || shape.len() > MAX_RANK {
             return malformed(format!("a tensor of {} sizes and {} strides", shape.len(), strides.len()));
         }
-        let elements = shape.iter().try_fold(storage.dtype.size(), |total, &n| total.checked_mul(n));
-        let Some(bytes) = elements else {
-            return malformed(format!("a tensor of shape {shape:?} is larger than memory can address"));
-        };
-        let last = shape.iter().zip(&strides).try_fold(offset, |last, (&size, &stride)| {
-            last.checked_add(size.saturating_sub(1).checked_mul(stride)?)
-        });
-        if bytes > 0 && last.is_none_or(|last| last >= storage.view_numel) {
-            return malformed(format!(
-                "a tensor of shape {shape:?}, strides {strides:?}, offset {offset} reaches beyond its storage of {} elements",
-                storage.view_numel
-            ));
-        }
-        if bytes > storage.numel * storage.dtype.size() && bytes > MAX_EXPANDED_BYTES {
-            return Err(Fault::TooMuch("bytes of a repeating tensor", MAX_EXPANDED_BYTES));
-        }
+        let tensor = view(storage, offset, shape, strides)?;
         self.tensors += 1;
         if self.tensors > MAX_TENSORS {
             return Err(Fault::TooMuch("tensors", MAX_TENSORS));
         }
-        Ok(Node::Leaf(Value::Tensor(Arc::new(PickledTensor {
-            storage: Arc::clone(&storage.key),
-            dtype: storage.dtype,
-            shape,
-            strides,
-            offset: if bytes > 0 { offset + storage.view_offset } else { 0 },
-        }))))
+        Ok(Node::Leaf(Value::Tensor(Arc::new(tensor))))
     }
 
     fn sizes(&self, id: Id, what: &str) -> Outcome<Vec<usize>> {

@@ -3,11 +3,12 @@
 //! A pickle is a program for a small stack machine. [`machine`] runs its instructions, but knows only the
 //! constructors of tensors and plain containers ([`globals`]): harmless classes that checkpoints drag along become
 //! inert placeholders, everything else is refused by name. [`records`] finds the pickle and the storages in the
-//! two containers that torch has had.
+//! three containers that torch has had.
 
 mod globals;
 mod machine;
 mod records;
+mod tar;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -3,7 +3,7 @@
 //! Zip (torch 1.6 and later): `<top>/data.pkl`, `<top>/data/<key>` per storage, `<top>/byteorder`; stored, not
 //! deflated, by torch, but repacked files exist. Legacy: five things one after the other, namely the pickles of a
 //! magic number, a protocol version, the byte order, the object and the list of storage keys, then for each key
-//! a u64 element count and the elements.
+//! a u64 element count and the elements. Tar, before both: see [`super::tar`].
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -14,6 +14,7 @@ use flate2::read::DeflateDecoder;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::machine::{self, Fault, Loaded};
+use super::tar;
 use super::value::StorageDeclaration;
 use crate::files::error::{FileError, Result, human_bytes, printable};
 
@@ -71,6 +72,7 @@ pub(super) fn open(path: &Path, file: &[u8]) -> Result<Contents> {
         // A zip whose first bytes are lost still has its directory at the end.
         _ if file.first() != Some(&0x80) && has_zip_end(file) => open_zip(path, file)?,
         [] => return Err(FileError::malformed(path, FORMAT, "the file is empty")),
+        _ if tar::is_tar(file) => tar::open(path, file)?,
         [0x80, ..] => open_legacy(path, file)?,
         _ => return Err(FileError::malformed(path, FORMAT, "it is neither a zip archive nor a pickle")),
     };
@@ -242,7 +244,7 @@ fn too_large(path: &Path, what: String, found: u64, limit: u64) -> FileError {
     }
 }
 
-fn in_file(path: &Path, fault: Fault) -> FileError {
+pub(super) fn in_file(path: &Path, fault: Fault) -> FileError {
     match fault {
         Fault::Refused(global) => FileError::RefusedGlobal { file: path.into(), global: printable(&global) },
         Fault::Malformed(reason) => FileError::malformed(path, FORMAT, printable(&reason)),

@@ -98,6 +98,86 @@ fn hostile_files_are_refused() {
     assert_eq!(seen, 21);
 }
 
+#[test]
+fn the_oldest_container_is_read() {
+    let folder = fixtures().join("pickles");
+    let expected = SafetensorsFile::open(&folder.join("tar_expected.safetensors")).unwrap();
+    let file = PickleFile::open(&folder.join("tar.pt")).unwrap();
+    assert_eq!(file.names(), expected.names());
+    for name in expected.names() {
+        let (read, wanted) = (file.read(&name).unwrap(), expected.read(&name).unwrap());
+        assert_eq!((read.dtype(), read.dims()), (wanted.dtype(), wanted.dims()), "{name}");
+        assert_eq!(read.bytes().unwrap(), wanted.bytes().unwrap(), "{name}");
+    }
+    assert_eq!(file.root().get("step").unwrap().as_int(), Some(3));
+}
+
+/// A tar archive of these members.
+fn tar_of(members: &[(&str, Vec<u8>)]) -> tempfile::NamedTempFile {
+    let mut bytes = Vec::new();
+    for (name, content) in members {
+        let mut header = [0u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+        header[257..263].copy_from_slice(b"ustar\0");
+        bytes.extend(header);
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+/// One storage of two floats under key 1 and one tensor under key 2, by its sizes, stride and offset.
+fn tar_with(object: &[u8], size: i64, stride: i64, offset: i64, views: &[u8]) -> Result<PickleFile> {
+    let mut storages = b"\x80\x02K\x01.\x80\x02K\x01U\x03cpuctorch\nFloatStorage\n\x87.".to_vec();
+    storages.extend(2i64.to_le_bytes());
+    storages.extend([1f32, 2.0].iter().flat_map(|value| value.to_le_bytes()));
+    storages.extend(views);
+    let mut tensors = b"\x80\x02K\x01.\x80\x02K\x02K\x01ctorch\nFloatTensor\n\x87.".to_vec();
+    tensors.extend([1i32.to_le_bytes(), 0i32.to_le_bytes()].concat());
+    tensors.extend([size, stride, offset].iter().flat_map(|value| value.to_le_bytes()));
+    let members = [("storages", storages), ("tensors", tensors), ("pickle", object.to_vec())];
+    PickleFile::open(tar_of(&members).path())
+}
+
+#[test]
+fn the_oldest_container_is_checked_like_the_others() {
+    const NO_VIEWS: &[u8] = b"\x80\x02].";
+    let read = |object: &[u8], size, stride, offset| {
+        tar_with(object, size, stride, offset, NO_VIEWS)
+            .map(|file| file.read("").unwrap().to_vec::<f32>().unwrap())
+    };
+    assert_eq!(read(b"\x80\x02U\x012Q.", 2, 1, 0).unwrap(), [1.0, 2.0]);
+    assert_eq!(read(b"\x80\x02K\x02Q.", 1, 1, 1).unwrap(), [2.0]);
+    for (object, size, stride, offset) in [
+        (&b"\x80\x02U\x013Q."[..], 2, 1, 0),
+        (b"\x80\x02NQ.", 2, 1, 0),
+        (b"\x80\x02U\x012Q.", 3, 1, 0),
+        (b"\x80\x02U\x012Q.", 2, 1, 1),
+        (b"\x80\x02U\x012Q.", -1, 1, 0),
+        (b"\x80\x02U\x012Q.", 2, i64::MAX, 0),
+        (b"\x80\x02U\x012Q.", i64::MAX, 0, 0),
+        (b"\x80\x02cposix\nsystem\nU\x02id\x85R.", 2, 1, 0),
+    ] {
+        assert!(read(object, size, stride, offset).is_err(), "{object:?} {size} {stride} {offset}");
+    }
+    // (key 5, root 1, offset, elements): the view must lie in its root.
+    let view = |offset: u8, elements: u8| {
+        tar_with(
+            b"\x80\x02U\x012Q.",
+            1,
+            1,
+            0,
+            &[&b"\x80\x02](("[..], &[b'K', 5, b'K', 1, b'K', offset, b'K', elements], b"te."].concat(),
+        )
+    };
+    assert!(view(1, 1).is_ok() && view(1, 2).is_err() && view(9, 0).is_err());
+    let error = PickleFile::open(tar_of(&[("pickle", b"\x80\x02N.".to_vec())]).path()).err().unwrap();
+    assert!(error.to_string().contains("storages"), "{error}");
+}
+
 /// A stored zip with `data.pkl` and other records under `top/`.
 fn zip_of(pickle: &[u8], records: &[(&str, &[u8])]) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -235,9 +315,11 @@ fn truncated_and_flipped_files_never_panic() {
             }
         }
     };
-    for name in ["list_legacy.pt", "list_zip.pt"] {
+    for name in ["list_legacy.pt", "list_zip.pt", "tar.pt"] {
         let original = std::fs::read(fixtures().join("pickles").join(name)).unwrap();
-        for length in 0..original.len() {
+        // What follows a tar's last member is nothing but zeros.
+        let needed = original.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        for length in 0..needed {
             std::fs::write(&path, &original[..length]).unwrap();
             assert!(PickleFile::open(&path).is_err(), "{name}: {length} bytes were accepted");
         }
