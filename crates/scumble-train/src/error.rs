@@ -77,6 +77,12 @@ pub enum TrainError {
         /// Files of the pictures that were seen.
         pictures: Vec<String>,
     },
+    /// NaN or infinity in the validation loss.
+    #[error("the validation loss is {value}")]
+    Validation {
+        /// What it is.
+        value: f64,
+    },
     /// A picture that the VAE makes no numbers of.
     #[error("the VAE gives no finite latents for `{}`", picture.display())]
     Latents {
@@ -179,6 +185,9 @@ impl TrainError {
             TrainError::Data(error) => error.hints(),
             TrainError::Latents { .. } => vec!["take the picture out, or use another VAE".to_owned()],
             TrainError::Picture(error) => error.hint().map(str::to_owned).into_iter().collect(),
+            TrainError::Validation { .. } => {
+                vec!["lower the learning rate; the last checkpoint is whole, `--resume last` goes on from it".to_owned()]
+            }
             TrainError::NotFinite { .. } => vec![
                 "lower the learning rate, or look at these pictures; the last checkpoint is whole, `--resume last` goes on from it"
                     .to_owned(),

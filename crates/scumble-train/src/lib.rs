@@ -3,7 +3,7 @@
 //! * [`data`]: from a folder of pictures to batches, picture and text in one piece.
 //! * [`picture`], [`plot`]: from a photograph's file to numbers, and back to PNG.
 //! * [`config`]: everything a person can set, with its help text, its checks and its TOML form.
-//! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`losses`]: the parts of an update, each one idea.
+//! * [`lr_schedule`], [`optimizer`], [`clip`], [`objective`], [`masks`], [`losses`]: the parts of an update, each one idea.
 //! * [`tokens`]: new words; [`ema`]: running means of what learns.
 //! * [`step`]: one forward and backward pass; [`trace`]: a recorded run of them, for comparing implementations.
 //! * [`checkpoint`], [`metrics`], [`tensorboard`], [`metadata`]: what a run leaves on the disk and how it goes on after an end.
@@ -22,6 +22,7 @@ mod error;
 pub mod full;
 pub mod losses;
 pub mod lr_schedule;
+pub mod masks;
 pub mod metadata;
 pub mod metrics;
 pub mod objective;

@@ -21,6 +21,7 @@ use scumble_tensor::ops::loss::loss;
 use scumble_tensor::{Backend, DType, Tape, Tensor};
 
 use crate::error::{Result, TrainError};
+use crate::masks;
 
 /// Min-SNR's gamma and the c of the robust losses in the comparison's cases.
 const GAMMA: f32 = 5.0;
@@ -131,17 +132,10 @@ impl Case<'_> {
         if images != n {
             return Err(mismatch(&format!("`{}.mask_image`", self.name), &format!("{n} masks"), images));
         }
-        let pixels = image.as_slice::<f32>()?;
-        let mut mask = Vec::with_capacity(n * h * w);
-        for picture in pixels.chunks_exact(image_h * image_w) {
-            for y in 0..h {
-                let row = &picture[y * image_h / h * image_w..][..image_w];
-                mask.extend((0..w).map(|x| row[x * image_w / w]));
-            }
-        }
-        let raised: Vec<f32> = mask.iter().map(|m| (m + 0.01).powf(temperature)).collect();
-        let largest = raised.iter().copied().fold(f32::MIN, f32::max);
-        let weight: Vec<f32> = raised.iter().map(|m| m / largest).collect();
+        let nearest = |pixels: &[f32]| masks::nearest(pixels, [image_h, image_w], [h, w]);
+        let pictures = image.as_slice::<f32>()?.chunks_exact((image_h * image_w).max(1));
+        let mask: Vec<f32> = pictures.flat_map(nearest).collect();
+        let weight = masks::original(&mask, temperature);
         Ok((Tensor::from_slice(&mask, &[n, 1, h, w])?, Tensor::from_slice(&weight, &[n, 1, h, w])?))
     }
 

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use scumble_model::base::Family;
 use scumble_model::schedule::PredictionType;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::config::{AdapterKind, Part, Precision, Targets, TrainConfig, Unreadable};
+use crate::config::{
+    AdapterKind, Crop, LossShape, MaskSource, Part, Precision, Targets, TrainConfig, Unreadable,
+};
 use crate::error::Result;
 
 /// What the configuration does not know.
@@ -26,6 +28,10 @@ pub struct Facts {
     pub step: u64,
     /// Pictures.
     pub pictures: usize,
+    /// Visits in a round through them.
+    pub round: usize,
+    /// Name, repeats and pictures of each folder, where there are several.
+    pub folders: Vec<(String, usize, usize)>,
     /// Class pictures.
     pub class_pictures: usize,
     /// How often each text is used in a round through the pictures.
@@ -66,7 +72,7 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("ss_lr_warmup_steps", train.warmup.to_string());
     put("ss_max_train_steps", train.steps.to_string());
     put("ss_steps", facts.step.to_string());
-    let round = (facts.pictures * data.repeats).max(1);
+    let round = facts.round.max(1);
     let batches = round.div_ceil(train.batch);
     put("ss_num_batches_per_epoch", batches.to_string());
     let epochs = |steps: u64| (steps as usize * train.accumulate).div_ceil(batches).to_string();
@@ -81,22 +87,47 @@ pub fn describe(config: &TrainConfig, facts: &Facts) -> Result<BTreeMap<String, 
     put("ss_full_fp16", "False".to_owned());
     put("ss_seed", train.seed.to_string());
     put("ss_clip_skip", "None".to_owned());
-    put("ss_max_token_length", "None".to_owned());
+    put(
+        "ss_max_token_length",
+        if data.chunks() > 1 { (data.chunks() * 75).to_string() } else { "None".to_owned() },
+    );
     put("ss_max_grad_norm", train.max_grad_norm.to_string());
     put("ss_min_snr_gamma", option(train.min_snr_gamma));
     put("ss_noise_offset", option((train.noise_offset != 0.0).then_some(train.noise_offset)));
-    put("ss_loss_type", "l2".to_owned());
+    let aims = &config.objective;
+    put("ss_loss_type", aims.loss.name().to_owned());
+    if aims.loss != LossShape::L2 {
+        put("ss_huber_schedule", aims.huber_schedule.name().to_owned());
+        put("ss_huber_c", aims.huber_c.to_string());
+    }
+    let some = |used: bool, value: String| if used { value } else { "None".to_owned() };
+    let multires = aims.multires_levels > 0;
+    put("ss_multires_noise_iterations", some(multires, aims.multires_levels.to_string()));
+    put("ss_multires_noise_discount", some(multires, aims.multires_discount.to_string()));
+    put("ss_ip_noise_gamma", some(aims.input_perturbation != 0.0, aims.input_perturbation.to_string()));
+    put("ss_zero_terminal_snr", boolean(aims.zero_terminal_snr));
+    put("ss_debiased_estimation", boolean(aims.debiased));
+    put("ss_min_timestep", some(aims.timestep_min > 0, aims.timestep_min.to_string()));
+    put("ss_max_timestep", aims.timestep_max.map_or("None".to_owned(), |max| max.to_string()));
+    put("ss_masked_loss", boolean(config.mask.source != MaskSource::None));
     put("ss_prior_loss_weight", data.prior_weight.to_string());
     put("ss_num_train_images", round.to_string());
     put("ss_num_reg_images", facts.class_pictures.to_string());
     put("ss_resolution", format!("({}, {})", data.width, data.height));
-    put("ss_enable_bucket", "False".to_owned());
+    put("ss_enable_bucket", boolean(data.buckets));
+    put("ss_shuffle_caption", boolean(data.shuffle_tags));
+    put("ss_keep_tokens", data.keep_tags.to_string());
+    put("ss_caption_dropout_rate", data.caption_dropout.to_string());
+    put("ss_caption_tag_dropout_rate", data.tag_dropout.to_string());
+    put("ss_random_crop", boolean(data.crop == Crop::Random));
     put("ss_flip_aug", boolean(data.flip));
     let folder = data.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    put(
-        "ss_dataset_dirs",
-        json!({ &folder: {"n_repeats": data.repeats, "img_count": facts.pictures} }).to_string(),
-    );
+    let whole = [(folder.clone(), data.repeats, facts.pictures)];
+    let folders = if facts.folders.is_empty() { &whole[..] } else { facts.folders.as_slice() };
+    let entry = |(name, repeats, pictures): &(String, usize, usize)| {
+        (name.clone(), json!({"n_repeats": repeats, "img_count": pictures}))
+    };
+    put("ss_dataset_dirs", Value::Object(folders.iter().map(entry).collect()).to_string());
     put("ss_tag_frequency", json!({ &folder: facts.captions }).to_string());
     put("ss_training_comment", "trained with scumble".to_owned());
 
@@ -163,8 +194,10 @@ fn what_concerns_others(config: &TrainConfig) -> TrainConfig {
     config.base.offline = false;
     config.base.config = config.base.config.as_deref().map(last);
     config.data.folder = last(&config.data.folder);
+    config.data.dataset = config.data.dataset.as_deref().map(last);
     config.data.class_folder = config.data.class_folder.as_deref().map(last);
     config.data.unreadable = Unreadable::default();
+    config.holdout.folder = config.holdout.folder.as_deref().map(last);
     config.train.threads = None;
     config.train.memory = None;
     (config.cache, config.save, config.validate) = Default::default();
@@ -172,7 +205,7 @@ fn what_concerns_others(config: &TrainConfig) -> TrainConfig {
 }
 
 /// A JSON string's content.
-fn plain(value: &serde_json::Value) -> String {
+fn plain(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
@@ -187,6 +220,8 @@ mod tests {
             base_name: "tiny".into(),
             step: 10,
             pictures: 5,
+            round: 5,
+            folders: Vec::new(),
             class_pictures: 0,
             captions: BTreeMap::from([("a \"dog\"".to_owned(), 5)]),
         }
@@ -200,6 +235,8 @@ mod tests {
         config.base.config = Some(folder.path().into());
         config.data.folder = folder.path().join("dog");
         config.data.class_folder = Some(folder.path().join("dogs"));
+        config.data.dataset = Some(folder.path().join("set.toml"));
+        config.holdout.folder = Some(folder.path().join("tests"));
         config.save.folder = folder.path().into();
         let parent = folder.path().parent().unwrap().display().to_string();
         for (key, value) in describe(&config.resolved(), &facts()).unwrap() {
@@ -234,5 +271,8 @@ mod tests {
         config.validate.prompts.push("a dog".into());
         config.train.threads = Some(3);
         assert_eq!(describe(&config, &facts()).unwrap(), all);
+        let several = Facts { folders: vec![("a".into(), 2, 1), ("b".into(), 1, 3)], ..facts() };
+        let dirs = &describe(&config, &several).unwrap()["ss_dataset_dirs"];
+        assert_eq!(dirs, r#"{"a":{"img_count":1,"n_repeats":2},"b":{"img_count":3,"n_repeats":1}}"#);
     }
 }

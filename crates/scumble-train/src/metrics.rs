@@ -4,6 +4,8 @@
 //! {"step":1,"loss":0.0843,"lr":{"unet":0.0001},"grad_norm":0.52,"seconds":0.31}
 //! ```
 //!
+//! A line after which pictures that are held out were tested has their `validation_loss` too.
+//!
 //! Lines are only ever added, each in one write. A resumed run first drops the lines after its checkpoint (and a line
 //! that a killed process left half written), so that the file tells one course.
 
@@ -30,6 +32,9 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Duration of the update.
     pub seconds: f64,
+    /// Loss of the pictures that are not trained on, after updates that it was measured after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
 }
 
 /// The open file.
@@ -86,7 +91,7 @@ mod tests {
 
     fn record(step: u64) -> StepRecord {
         let lr = BTreeMap::from([("unet".to_owned(), 1e-4)]);
-        StepRecord { step, loss: 0.1 / step as f64, lr, grad_norm: 0.5, seconds: 0.25 }
+        StepRecord { step, loss: 0.1 / step as f64, lr, grad_norm: 0.5, seconds: 0.25, validation_loss: None }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The smooth line is an exponential mean without the start's bias, `m_i = s_i / c_i` with `s_i = d s_(i-1) + (1-d) y_i` and
 //! `c_i = 1 - d^i`; the half-life is 1/25 of the run, at least two steps. The vertical range leaves out the outermost 1 % of raw values, so that
-//! one spike does not flatten the rest. Values that are no numbers break the lines and are marked in red at the bottom.
+//! one spike does not flatten the rest. The validation loss, where there is one, is a second line with a dot at each test. Values that are no numbers break the lines and are marked in red at the bottom.
 
 pub mod overlay;
 
@@ -22,6 +22,7 @@ const GRID: Colour = [231, 231, 228];
 const AXIS: Colour = [168, 169, 172];
 const RAW: Colour = [104, 152, 214];
 const SMOOTH: Colour = [22, 74, 148];
+const TESTED: Colour = [222, 124, 20];
 const ALARM: Colour = [205, 52, 44];
 
 /// What is plotted.
@@ -33,6 +34,8 @@ pub struct LossPlot<'a> {
     pub x_label: &'a str,
     /// Step and value, steps ascending.
     pub points: &'a [(u64, f64)],
+    /// Values of pictures that are not trained on, likewise; may be empty.
+    pub tests: &'a [(u64, f64)],
 }
 
 impl LossPlot<'_> {
@@ -42,7 +45,9 @@ impl LossPlot<'_> {
             self.points.iter().filter(|p| p.1.is_finite()).map(|&(x, y)| [x as f64, y]).collect();
         let smooth = smoothed(&finite);
         let x_axis = Axis::steps(self.points);
-        let y_axis = Axis::values(&finite, &smooth);
+        let tests: Vec<[f64; 2]> =
+            self.tests.iter().filter(|p| p.1.is_finite()).map(|&(x, y)| [x as f64, y]).collect();
+        let y_axis = Axis::values(&finite, &[smooth.as_slice(), &tests].concat());
         let mut canvas = Canvas::new(WIDTH, HEIGHT, PAPER);
         paint_axes(&mut canvas, &x_axis, &y_axis, self.x_label);
         let at = |p: [f64; 2]| [x_axis.place(p[0], AREA[0], AREA[2]), y_axis.place(p[1], AREA[3], AREA[1])];
@@ -53,6 +58,11 @@ impl LossPlot<'_> {
         if smooth.len() > 1 {
             let points: Vec<[f32; 2]> = thinned(&smooth).into_iter().map(at).collect();
             canvas.polyline(&points, 4.0, SMOOTH, 1.0, AREA);
+        }
+        let places: Vec<[f32; 2]> = tests.iter().copied().map(at).collect();
+        canvas.polyline(&places, 4.0, TESTED, 1.0, AREA);
+        for place in &places {
+            canvas.polyline(&[*place], 11.0, TESTED, 1.0, AREA);
         }
         for &(step, _) in self.points.iter().filter(|p| !p.1.is_finite()) {
             let x = x_axis.place(step as f64, AREA[0], AREA[2]);
@@ -72,12 +82,16 @@ impl LossPlot<'_> {
     }
 
     fn paint_header(&self, canvas: &mut Canvas, finite: usize, last: Option<f64>) {
-        let title = Size::Large.font().shorten(self.title, 720.0);
+        let room = if self.tests.is_empty() { 720.0 } else { 400.0 };
+        let title = Size::Large.font().shorten(self.title, room);
         canvas.text(AREA[0], 40, &title, Size::Large, Align::Left, INK);
         let bad = self.points.len() - finite;
         let mut entries = Vec::new();
         if bad > 0 {
             entries.push((format!("not a number ({bad})"), ALARM, 4.0));
+        }
+        if let Some(&(_, value)) = self.tests.last() {
+            entries.push((format!("not trained on, now {}", short(value)), TESTED, 4.0));
         }
         if let Some(last) = last {
             entries.push((format!("smoothed, now {}", short(last)), SMOOTH, 4.0));
@@ -251,7 +265,7 @@ mod tests {
     use super::*;
 
     fn render(points: &[(u64, f64)]) -> Picture {
-        LossPlot { title: "loss", x_label: "step", points }.render()
+        LossPlot { title: "loss", x_label: "step", points, tests: &[] }.render()
     }
 
     fn has(picture: &Picture, colour: Colour) -> bool {
@@ -266,6 +280,19 @@ mod tests {
         assert!(!rows(200).is_empty() && rows(200)[0] + 100 < rows(1400)[0], "it falls");
         assert!(!has(&p, ALARM));
         assert_eq!(p, render(&falling));
+    }
+
+    #[test]
+    fn tests_are_a_line_of_their_own_within_the_picture() {
+        let points: Vec<(u64, f64)> = (1..=100).map(|step| (step, 0.1)).collect();
+        let tests = [(20, 0.3), (60, 0.25), (100, 0.2)];
+        let p = LossPlot { title: "loss", x_label: "step", points: &points, tests: &tests }.render();
+        let rows: Vec<usize> = (112..799).filter(|&y| (140..1550).any(|x| p.pixel(x, y) == TESTED)).collect();
+        assert!(
+            rows.len() > 20 && rows[0] > 112,
+            "the highest test is within the picture: {:?}",
+            rows.first()
+        );
     }
 
     #[test]

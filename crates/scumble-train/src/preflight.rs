@@ -13,11 +13,10 @@ use scumble_tensor::{Recompute, Tape, Tensor, Var};
 use serde::Serialize;
 
 use crate::config::{Method, Part, Train};
-use crate::data::DatasetReport;
+use crate::data::{DatasetReport, gather};
 use crate::error::{Result, TrainError};
 use crate::full;
 use crate::recompute::{self, Measured};
-use crate::run::samples::class_folder;
 use crate::run::session::{Session, dialect_of, output_type, write_options};
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -35,6 +34,8 @@ pub struct Plan {
     pub family: String,
     /// What the folder holds.
     pub data: DatasetReport,
+    /// Pictures that are tested with.
+    pub held_out: usize,
     /// Class pictures there are.
     pub class_pictures: usize,
     /// Class pictures that will be painted first.
@@ -85,7 +86,7 @@ pub fn plan(session: &Session) -> Result<Plan> {
     let (train, data) = (&config.train, &config.data);
     let dataset = session.samples.dataset();
     let class_pictures = session.samples.class_dataset().map_or(0, |class| class.items.len());
-    let wanted = class_folder(config).map_or(0, |_| data.class_count);
+    let wanted: usize = gather::class_pictures(config)?.iter().map(|class| class.count).sum();
     let params = session.params();
     let trainable_parameters = params.iter().map(|param| param.value().numel()).sum();
     let samples_per_step = train.batch * train.accumulate;
@@ -117,6 +118,7 @@ pub fn plan(session: &Session) -> Result<Plan> {
         base: session.base.name.clone(),
         family: session.base.family.to_string(),
         data: dataset.report.clone(),
+        held_out: session.holdout.as_ref().map_or(0, |holdout| holdout.items().len()),
         class_pictures,
         class_pictures_to_paint: wanted.saturating_sub(class_pictures),
         width: data.width,
@@ -166,12 +168,13 @@ fn warnings(session: &Session) -> Vec<String> {
     if let Some(class) = session.samples.class_dataset() {
         warnings.extend(class.report.warnings());
     }
-    let room = session.base.tokenizer.max_length().saturating_sub(2);
+    let chunks = session.config.data.chunks();
+    let room = session.base.tokenizer.max_length().saturating_sub(2) * chunks;
     for item in &session.samples.dataset().items {
         let longest = item.caption.texts().iter().map(|text| session.base.tokenizer.count(text)).max();
         if let Some(count) = longest.filter(|&count| count > room) {
             warnings.push(format!(
-                "the text of `{}` has {count} tokens; the text encoder reads the first {room}",
+                "the text of `{}` has {count} tokens, the first {room} are read; `data.max_tokens` can be up to 225",
                 item.file
             ));
         }

@@ -13,6 +13,8 @@
 //!
 //! Kinds: `textual_inversion...` trains rows `init.rows` behind the text encoder's table, with the norm prior; `lora...` trains factors `init.<tower>.<module>.{down,up}` with AdamW; `full...` trains all weights of the UNet
 //! with plain gradient descent. Files are NCHW.
+//!
+//! What is compared how is told by further fields of the JSON ([`Aim`]) and by tensors of the file ([`Inputs`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use scumble_adapter::attach::Towers;
 use scumble_adapter::create::TrainableLora;
 use scumble_adapter::{Adapter, Tower};
 use scumble_model::files::TensorSource;
-use scumble_model::nn::{Modules, to_file_layout, to_memory_layout};
+use scumble_model::nn::{Modules, to_file_layout};
 use scumble_model::schedule::PredictionType;
 use scumble_model::text_encoder::TextEncoder;
 use scumble_model::unet::UNet;
@@ -35,6 +37,12 @@ use crate::objective::Objective;
 use crate::optimizer::{AdamW, Learner, Optimizer, Sgd, learner};
 use crate::step::{self, StepInput, StepOptions, StepOutput, Text};
 use crate::tokens::pull;
+
+mod aim;
+mod inputs;
+
+use aim::Aim;
+use inputs::Inputs;
 
 /// What a trace trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +68,7 @@ pub struct TraceSpec {
     placeholders: Option<Vec<i64>>,
     schedule: Value,
     prediction: Option<PredictionType>,
+    aim: Aim,
 }
 
 fn mismatch(what: impl Into<String>, expected: &str, found: impl std::fmt::Display) -> TrainError {
@@ -128,6 +137,7 @@ impl TraceSpec {
             placeholders,
             schedule: spec.clone(),
             prediction,
+            aim: Aim::parse(spec, name)?,
         })
     }
 
@@ -191,9 +201,9 @@ pub fn run(
     spec: &TraceSpec,
     file: &dyn TensorSource,
 ) -> Result<Vec<(String, Tensor)>> {
-    let objective =
-        &Objective { prediction: spec.prediction.unwrap_or(objective.prediction), ..objective.clone() };
-    let inputs = Inputs::read(file)?;
+    let prediction = spec.prediction.unwrap_or(objective.prediction);
+    let objective = &spec.aim.objective(Objective { prediction, ..objective.clone() });
+    let inputs = Inputs::read(file, &spec.aim)?;
     let steps = inputs.steps as u64;
     let mut trained = match spec.kind {
         Kind::Lora => lora(backend, networks, spec, file, steps)?,
@@ -205,13 +215,12 @@ pub fn run(
     let mut rows = Rows::default();
     for step in 0..inputs.steps {
         let micro = inputs.step(step)?;
-        let share = vec![1.0 / inputs.batch as f32; inputs.batch];
+        let share = spec.aim.share(objective, &micro.timesteps)?;
+        let text = Text::Ids(networks.text_encoder, &micro.ids);
         let input = StepInput {
-            latents: &micro.latents,
-            noise: &micro.noise,
-            timesteps: &micro.timesteps,
-            text: Text::Ids(networks.text_encoder, &micro.ids),
-            share: &share,
+            input_noise: micro.input_noise.as_ref(),
+            weight: micro.weight.as_ref(),
+            ..StepInput::new(&micro.latents, &micro.noise, &micro.timesteps, text, &share)
         };
         let output = step::run(backend, networks.unet, objective, &input, StepOptions::default())?;
         let norm = global_norm(backend.as_ref(), &all, &output.gradients)?;
@@ -350,64 +359,6 @@ impl Rows {
         ];
         let wanted = all.into_iter().filter(|(name, _)| file.info(name).is_some());
         wanted.map(|(name, values)| Ok((name.to_owned(), Tensor::from_slice(&values, &dims)?))).collect()
-    }
-}
-
-/// The recorded inputs of all steps.
-struct Inputs {
-    steps: usize,
-    batch: usize,
-    latents: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
-    ids: Tensor,
-}
-
-/// Those of one step, pictures channels-last.
-struct Micro {
-    latents: Tensor,
-    noise: Tensor,
-    timesteps: Vec<i64>,
-    ids: Tensor,
-}
-
-impl Inputs {
-    fn read(file: &dyn TensorSource) -> Result<Self> {
-        let read = |name: &str, dtype: DType, dimensions: usize| {
-            let info = file.info(name);
-            let info =
-                info.ok_or_else(|| mismatch(file.describe(), &format!("a tensor `{name}`"), "none"))?;
-            if info.shape.len() != dimensions {
-                let found = format!("{:?}", info.shape);
-                return Err(mismatch(format!("`{name}`"), &format!("{dimensions} sizes"), found));
-            }
-            Ok(file.read(name)?.to_dtype(dtype)?)
-        };
-        let latents = read("latents", DType::F32, 5)?;
-        let (steps, batch) = (latents.dims()[0], latents.dims()[1]);
-        let noise = read("noise", DType::F32, 5)?;
-        let (timesteps, ids) = (read("timesteps", DType::I64, 2)?, read("input_ids", DType::I64, 3)?);
-        let fits = |tensor: &Tensor| tensor.dims()[..2] == [steps, batch];
-        if steps == 0 || batch == 0 || noise.dims() != latents.dims() || !fits(&timesteps) || !fits(&ids) {
-            let expected = format!("[{steps}, {batch}, ...] as `latents`, neither 0");
-            let found = format!("{}, {}, {}", noise.shape(), timesteps.shape(), ids.shape());
-            return Err(mismatch("`noise`, `timesteps`, `input_ids`", &expected, found));
-        }
-        Ok(Self { steps, batch, latents, noise, timesteps, ids })
-    }
-
-    fn step(&self, step: usize) -> Result<Micro> {
-        fn part<T: scumble_tensor::Element>(tensor: &Tensor, step: usize) -> Result<Tensor> {
-            let dims = &tensor.dims()[1..];
-            let length: usize = dims.iter().product();
-            Ok(Tensor::from_slice(&tensor.as_slice::<T>()?[step * length..][..length], dims)?)
-        }
-        Ok(Micro {
-            latents: to_memory_layout(&part::<f32>(&self.latents, step)?)?,
-            noise: to_memory_layout(&part::<f32>(&self.noise, step)?)?,
-            timesteps: part::<i64>(&self.timesteps, step)?.to_vec()?,
-            ids: part::<i64>(&self.ids, step)?,
-        })
     }
 }
 

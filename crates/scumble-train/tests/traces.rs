@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scumble_model::files::{SafetensorsFile, TensorSource};
+use scumble_model::files::{SafetensorsFile, TensorSource, write_safetensors};
 use scumble_model::nn::to_memory_layout;
 use scumble_model::schedule::NoiseSchedule;
 use scumble_model::text_encoder::TextEncoder;
@@ -52,7 +52,7 @@ fn load(model: &str) -> Model {
     let schedule =
         NoiseSchedule::from_config(&json(&format!("{model}/scheduler/scheduler_config.json"))).unwrap();
     let prediction = schedule.prediction_type();
-    let objective = Objective { schedule, prediction, min_snr_gamma: None, noise_offset: 0.0 };
+    let objective = Objective::plain(schedule, prediction);
     Model { backend, unet, text_encoder, objective }
 }
 
@@ -158,13 +158,9 @@ fn every_weight_of_the_unet_has_the_recorded_gradient() {
     let ids = Tensor::from_slice(&whole("input_ids"), &first("input_ids").1).unwrap();
     let timesteps = whole("timesteps");
     let share = vec![1.0 / timesteps.len() as f32; timesteps.len()];
-    let input = StepInput {
-        latents: &picture("latents"),
-        noise: &picture("noise"),
-        timesteps: &timesteps,
-        text: Text::Ids(&text_encoder, &ids),
-        share: &share,
-    };
+    let (latents, noise) = (picture("latents"), picture("noise"));
+    let text = Text::Ids(&text_encoder, &ids);
+    let input = StepInput::new(&latents, &noise, &timesteps, text, &share);
     let output = step::run(&backend, &unet, &objective, &input, StepOptions::default()).unwrap();
     assert_eq!(unet.params().len(), norms.len());
     for param in unet.params() {
@@ -172,5 +168,72 @@ fn every_weight_of_the_unet_has_the_recorded_gradient() {
         let norm = backend.sum_squares(gradient).unwrap().sqrt();
         let expected = norms[param.name()].as_f64().unwrap();
         assert!((norm - expected).abs() <= 1e-3 * expected, "{}: {norm} {expected}", param.name());
+    }
+}
+
+#[test]
+fn every_objective_has_pytorchs_losses_and_gradients() {
+    const STEPS: usize = 2;
+    let file = SafetensorsFile::open(&fixture("traces/tiny-sd1.full.safetensors")).unwrap();
+    let noise = file.read("noise").unwrap();
+    let step_length = noise.numel() / noise.dims()[0];
+    let perturbed: Vec<f32> = noise.as_slice::<f32>().unwrap()[..STEPS * step_length]
+        .iter()
+        .enumerate()
+        .map(|(i, value)| {
+            let (step, n) = ((i / step_length) as f64, (i % step_length) as f64);
+            value + (0.1 * (0.37 * n + step).sin()) as f32
+        })
+        .collect();
+    let perturbed = Tensor::from_slice(&perturbed, &[&[STEPS], &noise.dims()[1..]].concat()).unwrap();
+    let mask = |i: usize| {
+        let (x, y, picture, step) = (i % 128, i / 128 % 128, i / (128 * 128) % 2, i / (2 * 128 * 128));
+        match picture {
+            0 => ((x + 2 * y + 7 * step) % 100) as f32 / 99.0,
+            _ => f32::from(u8::from(x >= 40 && y < 90)),
+        }
+    };
+    let masks: Vec<f32> = (0..STEPS * 2 * 128 * 128).map(mask).collect();
+    let masks = Tensor::from_slice(&masks, &[STEPS, 2, 1, 128, 128]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inputs.safetensors");
+    let first = |name: &str| {
+        let tensor = file.read(name).unwrap();
+        let length = tensor.bytes().unwrap().len() / tensor.dims()[0] * STEPS;
+        let dims = [&[STEPS], &tensor.dims()[1..]].concat();
+        (
+            name.to_owned(),
+            Tensor::from_bytes(tensor.dtype(), &tensor.bytes().unwrap()[..length], &dims).unwrap(),
+        )
+    };
+    let inputs = ["latents", "noise", "timesteps", "input_ids"].map(first);
+    let cases = json("traces/objectives.json");
+    let cases = cases.as_object().unwrap();
+    assert_eq!(cases.len(), 12);
+    for (name, case) in cases {
+        let mut spec = case["spec"].clone();
+        let fields = spec.as_object_mut().unwrap();
+        fields.extend([("kind".to_owned(), "full".into()), ("lr".to_owned(), 0.01.into())]);
+        let mut tensors = inputs.to_vec();
+        if name == "masked" {
+            tensors.push(("mask_image".to_owned(), masks.clone()));
+        }
+        if name == "perturbed" {
+            tensors.push(("input_noise".to_owned(), perturbed.clone()));
+        }
+        write_safetensors(&path, &tensors, &Default::default()).unwrap();
+        let source = SafetensorsFile::open(&path).unwrap();
+        let spec = TraceSpec::parse(&serde_json::json!({ "traces": { name: spec } }), name).unwrap();
+        let Model { backend, unet, text_encoder, objective } = load("tiny-sd1");
+        let networks = Networks { unet: &unet, text_encoder: &text_encoder };
+        let results = run(&backend, networks, &objective, &spec, &source).unwrap();
+        for (part, bound) in [("loss", 2e-5), ("grad_norm", 2e-4)] {
+            let found = results.iter().find(|(found, _)| found == part).unwrap().1.to_vec::<f64>().unwrap();
+            for (found, expected) in found.iter().zip(case[part].as_array().unwrap()) {
+                let expected = expected.as_f64().unwrap();
+                let off = (found - expected).abs() / expected.abs();
+                assert!(off <= bound, "{name}.{part}: {found}, expected {expected}");
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, convert, diff, extract, generate, grid, inspect, merge, probe, resize, runs, train, world,
+    bench, completions, convert, dataset, diff, extract, generate, grid, inspect, merge, probe, resize, runs, train, world,
 };
 use crate::terminal::{ColorChoice, Verbosity};
 
@@ -92,6 +92,9 @@ pub enum Command {
     /// Measure speed on this machine
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Look at training pictures before training, or cut them
+    #[command(subcommand)]
+    Dataset(dataset::DatasetCommand),
     /// Look at the drawn little world
     #[command(subcommand, hide = true)]
     World(world::WorldCommand),

@@ -138,6 +138,7 @@ wrapped_failure!(
     scumble_model::sampler::SamplerError => scumble_model::Error,
     scumble_model::schedule::ScheduleError => scumble_model::Error,
     scumble_model::tokenizer::TokenizerError => scumble_model::Error,
+    scumble_train::data::DataError => scumble_train::TrainError,
 );
 
 impl std::fmt::Display for Failure {

@@ -51,6 +51,10 @@ impl TrainConfig {
         check_tower("lora.text_encoder", text.rank, text.alpha, text.dropout)?;
         check_train(&self.train)?;
         self.check_adapter()?;
+        self.check_objective()?;
+        self.holdout.check()?;
+        self.inpaint.check(&self.mask, self.data.dataset.is_some())?;
+        self.mask.check(self.data.dataset.is_some())?;
         self.check_windows()?;
         self.check_prodigy()?;
         self.check_save()?;
@@ -188,9 +192,19 @@ fn check_tokens(tokens: &Tokens) -> Result<()> {
 }
 
 fn check_data(data: &Data, new_words: bool) -> Result<()> {
-    if data.folder.as_os_str().is_empty() {
-        return refuse("data.folder", "\"\"", "no folder of pictures is given", "pass it with `--images`");
+    match (&data.dataset, data.folder.as_os_str().is_empty()) {
+        (None, true) => {
+            let hint = "pass it with `--images`, or a dataset file with `--dataset`";
+            return refuse("data.folder", "\"\"", "no folder of pictures is given", hint);
+        }
+        (Some(_), false) => {
+            let hint = "give one of `data.folder` and `data.dataset`; a dataset file can name the folder too";
+            return refuse("data.dataset", "...", "and `data.folder` are both given", hint);
+        }
+        _ => {}
     }
+    check_tags(data)?;
+    check_buckets(data)?;
     for (key, size) in [("data.width", data.width), ("data.height", data.height)] {
         if size == 0 || size % 8 != 0 {
             let nearest = ((size + 4) / 8 * 8).max(8);
@@ -226,6 +240,60 @@ fn check_data(data: &Data, new_words: bool) -> Result<()> {
         at_least_one("data.class_steps", data.class_steps as u64)?;
     }
     number("data.prior_weight", data.prior_weight, |w| w >= 0.0, "0 or more")
+}
+
+fn check_tags(data: &Data) -> Result<()> {
+    for (key, share) in
+        [("data.tag_dropout", data.tag_dropout), ("data.caption_dropout", data.caption_dropout)]
+    {
+        number(key, share, |share| (0.0..=1.0).contains(&share), "between 0 and 1")?;
+    }
+    let changes = data.shuffle_tags || data.tag_dropout > 0.0;
+    if data.keep_tags > 0 && !changes && data.dataset.is_none() {
+        let hint = "turn `data.shuffle_tags` on or set `data.tag_dropout`, or delete it";
+        return refuse(
+            "data.keep_tags",
+            data.keep_tags,
+            "is not used when no tags are shuffled or left out",
+            hint,
+        );
+    }
+    if changes && data.template != Template::None {
+        let hint = "use captions with tags, or delete `data.shuffle_tags` and `data.tag_dropout`";
+        return refuse("data.template", data.template, "has no tags to shuffle or leave out", hint);
+    }
+    if ![75, 150, 225].contains(&data.max_tokens) {
+        let hint = "longer texts are read in chunks of 75";
+        return refuse("data.max_tokens", data.max_tokens, "must be 75, 150 or 225", hint);
+    }
+    Ok(())
+}
+
+fn check_buckets(data: &Data) -> Result<()> {
+    let rules = [
+        ("data.bucket_step", data.bucket_step),
+        ("data.bucket_min", data.bucket_min),
+        ("data.bucket_max", data.bucket_max),
+    ];
+    for (key, value) in rules.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        if !data.buckets {
+            return refuse(
+                key,
+                value,
+                "is not used without `data.buckets`",
+                "turn `data.buckets` on, or delete it",
+            );
+        }
+        if value == 0 || value % 8 != 0 || value > 8192 {
+            return refuse(
+                key,
+                value,
+                "must be a multiple of 8 up to 8192",
+                "64 is usual for steps, 256 to 1024 for sides",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn check_tower(tower: &str, rank: usize, alpha: Option<f64>, dropout: f64) -> Result<()> {
@@ -314,6 +382,7 @@ fn check_unheard(train: &Train) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Holes, HuberCurve, MaskLoss, MaskSource, Prediction};
 
     fn good() -> TrainConfig {
         let mut config = TrainConfig::default();
@@ -341,6 +410,17 @@ mod tests {
             ("data.template", |c| c.data.template = Template::Style),
             ("data.class_folder", |c| c.data.class_folder = Some("x".into())),
             ("data.prior_weight", |c| c.data.prior_weight = -1.0),
+            ("data.dataset", |c| c.data.dataset = Some("set.toml".into())),
+            ("data.tag_dropout", |c| c.data.tag_dropout = 1.5),
+            ("data.caption_dropout", |c| c.data.caption_dropout = f64::NAN),
+            ("data.keep_tags", |c| c.data.keep_tags = 1),
+            ("data.template", |c| {
+                (c.data.template, c.data.trigger) = (Template::Object, Some("sks".into()));
+                c.data.shuffle_tags = true;
+            }),
+            ("data.max_tokens", |c| c.data.max_tokens = 100),
+            ("data.bucket_step", |c| c.data.bucket_step = Some(64)),
+            ("data.bucket_min", |c| (c.data.buckets, c.data.bucket_min) = (true, Some(100))),
             ("lora.unet.rank", |c| c.lora.unet.rank = 0),
             ("lora.unet.alpha", |c| c.lora.unet.alpha = Some(0.0)),
             ("lora.unet.alpha", |c| c.lora.unet.alpha = Some(f64::INFINITY)),
@@ -369,6 +449,45 @@ mod tests {
             ("train.noise_offset", |c| c.train.noise_offset = 2.0),
             ("train.threads", |c| c.train.threads = Some(0)),
             ("train.memory", |c| c.train.memory = Some(0.0)),
+            ("objective.huber_c", |c| c.objective.huber_c = 0.0),
+            ("objective.huber_c", |c| c.objective.huber_c = 0.2),
+            ("objective.huber_schedule", |c| c.objective.huber_schedule = HuberCurve::Constant),
+            ("objective.debiased", |c| (c.train.min_snr_gamma, c.objective.debiased) = (Some(5.0), true)),
+            ("objective.scale_v", |c| (c.objective.scale_v, c.objective.debiased) = (true, true)),
+            ("objective.scale_v", |c| {
+                (c.objective.scale_v, c.base.prediction) = (true, Some(Prediction::Epsilon));
+            }),
+            ("objective.multires_levels", |c| c.objective.multires_levels = 17),
+            ("objective.multires_discount", |c| c.objective.multires_discount = 0.5),
+            ("objective.multires_discount", |c| {
+                (c.objective.multires_levels, c.objective.multires_discount) = (6, 1.0);
+            }),
+            ("train.noise_offset", |c| (c.objective.multires_levels, c.train.noise_offset) = (6, 0.1)),
+            ("train.noise_offset", |c| {
+                (c.objective.zero_terminal_snr, c.train.noise_offset) = (true, 0.1);
+            }),
+            ("objective.noise_offset_random", |c| c.objective.noise_offset_random = true),
+            ("objective.input_perturbation", |c| c.objective.input_perturbation = -0.1),
+            ("objective.zero_terminal_snr", |c| {
+                (c.objective.zero_terminal_snr, c.base.prediction) = (true, Some(Prediction::Epsilon));
+            }),
+            ("objective.timestep_max", |c| c.objective.timestep_max = Some(0)),
+            ("objective.timestep_mean", |c| c.objective.timestep_mean = 1.0),
+            ("objective.timestep_deviation", |c| c.objective.timestep_deviation = f64::NAN),
+            ("objective.timestep_deviation", |c| c.objective.timestep_deviation = 2.0),
+            ("inpaint.whole", |c| c.inpaint.whole = 1.5),
+            ("inpaint.holes", |c| c.inpaint.holes = Holes::Mask),
+            ("holdout.share", |c| c.holdout.share = 1.0),
+            ("holdout.share", |c| (c.holdout.share, c.holdout.folder) = (0.1, Some("x".into()))),
+            ("holdout.share", |c| c.holdout.patience = 3),
+            ("holdout.every", |c| (c.holdout.share, c.holdout.every) = (0.1, 0)),
+            ("holdout.draws", |c| (c.holdout.share, c.holdout.draws) = (0.1, 0)),
+            ("mask.source", |c| c.mask.floor = 0.5),
+            ("mask.floor", |c| (c.mask.source, c.mask.floor) = (MaskSource::Auto, 2.0)),
+            ("mask.temperature", |c| (c.mask.source, c.mask.temperature) = (MaskSource::Auto, 0.0)),
+            ("mask.normalize", |c| {
+                (c.mask.source, c.mask.loss, c.mask.normalize) = (MaskSource::File, MaskLoss::Original, true);
+            }),
             ("train.lr_tokens", |c| c.train.lr_tokens = -1.0),
             ("train.ema_decay", |c| c.train.ema_decay = Some(1.0)),
             ("method", |c| c.method = Method::Pivotal),

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 use super::{
-    Base, Cache, Data, Field, Fields, Full, Kind, Learn, Lora, Save, TextLora, Tokens, Train, TrainConfig,
-    UnetLora, Validate, Window,
+    Aims, Base, Cache, Data, Field, Fields, Full, Holdout, Inpaint, Kind, Learn, Lora, Mask, Save, TextLora,
+    Tokens, Train, TrainConfig, UnetLora, Validate, Window,
 };
 use crate::error::{Result, TrainError};
 
@@ -23,8 +23,10 @@ const FREE_TO_CHANGE: &[&str] = &[
     "base.variant",
     "cache.",
     "data.class_folder",
+    "data.dataset",
     "data.folder",
     "data.unreadable",
+    "holdout.folder",
     "save.",
     "train.memory",
     "train.threads",
@@ -33,7 +35,7 @@ const FREE_TO_CHANGE: &[&str] = &[
 
 /// Every setting with its full key (`train.lr`), in the order of the file.
 pub fn all_fields() -> Vec<(String, Field)> {
-    let sections: [(&str, &[Field]); 15] = [
+    let sections: [(&str, &[Field]); 19] = [
         ("base", Base::FIELDS),
         ("data", Data::FIELDS),
         ("lora", Lora::FIELDS),
@@ -46,6 +48,10 @@ pub fn all_fields() -> Vec<(String, Field)> {
         ("learn.text_encoder", Window::FIELDS),
         ("learn.tokens", Window::FIELDS),
         ("train", Train::FIELDS),
+        ("objective", Aims::FIELDS),
+        ("mask", Mask::FIELDS),
+        ("inpaint", Inpaint::FIELDS),
+        ("holdout", Holdout::FIELDS),
         ("cache", Cache::FIELDS),
         ("save", Save::FIELDS),
         ("validate", Validate::FIELDS),
@@ -145,6 +151,13 @@ impl TrainConfig {
         let kind = table.get("kind").and_then(Value::as_str).and_then(|name| name.parse::<Kind>().ok());
         if let Some(kind) = kind {
             let above = std::mem::replace(&mut table, super::preset(kind)?);
+            // Weights of timesteps that are written down take the place of the usual ones.
+            let written = above.get("objective").and_then(Value::as_table);
+            if written.is_some_and(|aims| ["debiased", "scale_v"].iter().any(|&key| aims.contains_key(key)))
+                && let Some(train) = table.get_mut("train").and_then(Value::as_table_mut)
+            {
+                train.remove("min_snr_gamma");
+            }
             merge_tables(&mut table, above);
         }
         Value::Table(table).try_into().map_err(|error: toml::de::Error| TrainError::Toml {
@@ -240,6 +253,10 @@ mod tests {
         config.base.prediction = Some(Prediction::Velocity);
         config.data.prompt = Some("a \"quoted\" dog".into());
         config.data.trigger = Some("sks".into());
+        config.data.dataset = Some("set.toml".into());
+        (config.data.prefix, config.data.suffix) = (Some("a".into()), Some("b".into()));
+        (config.data.bucket_step, config.data.bucket_min) = (Some(64), Some(256));
+        config.data.bucket_max = Some(1024);
         config.data.class_folder = Some("class pictures".into());
         config.data.class_prompt = Some("a dog".into());
         config.lora.unet.alpha = Some(2.5);
@@ -248,6 +265,8 @@ mod tests {
         config.train.min_snr_gamma = Some(5.0);
         config.train.threads = Some(3);
         config.train.memory = Some(6.5);
+        config.objective.timestep_max = Some(900);
+        config.holdout.folder = Some("tests".into());
         config.cache.folder = Some("kept".into());
         config.validate.sampler = Some("euler".into());
         config.validate.prompts = vec!["one".into(), "two".into()];
@@ -323,6 +342,14 @@ mod tests {
         assert_eq!(config.data.prompt.as_deref(), Some("a photo of sks dog"));
         assert_eq!(config.lora.include, ["*.conv1"]);
         assert_eq!(config.save.name, "x");
+    }
+
+    #[test]
+    fn written_weights_take_the_place_of_those_of_the_kind() {
+        let read = |text: &str| TrainConfig::from_toml(text).unwrap().train.min_snr_gamma;
+        assert_eq!(read("kind = \"subject\""), Some(5.0));
+        assert_eq!(read("kind = \"subject\"\n[objective]\ndebiased = true"), None);
+        assert_eq!(read("kind = \"subject\"\n[objective]\nloss = \"huber\""), Some(5.0));
     }
 
     #[test]

@@ -55,7 +55,7 @@ macro_rules! choice {
 
         impl std::str::FromStr for $name {
             type Err = String;
-            fn from_str(text: &str) -> Result<Self, String> {
+            fn from_str(text: &str) -> std::result::Result<Self, String> {
                 match text {
                     $( $text => Ok(Self::$variant), )*
                     _ => Err(format!("expected one of {}", Self::NAMES.join(", "))),
@@ -64,6 +64,16 @@ macro_rules! choice {
         }
     };
 }
+
+mod aims;
+mod holdout;
+mod inpaint;
+mod mask;
+
+pub use aims::{Aims, HuberCurve, LossShape, TimestepShape};
+pub use holdout::Holdout;
+pub use inpaint::{Holes, Inpaint};
+pub use mask::{Mask, MaskLoss, MaskSource};
 
 choice! {
     /// What the base model's UNet predicts.
@@ -309,6 +319,8 @@ section! {
     Data {
         /// The folder of pictures to learn from.
         folder: PathBuf = PathBuf::new(),
+        /// A dataset file (TOML) with several folders instead, each with settings of its own; see docs/datasets.md.
+        dataset: Option<PathBuf> = None,
         /// Width of the training pictures in pixels, a multiple of 8. Larger shows more detail, takes more time and memory.
         width: usize = 512,
         /// Height of the training pictures in pixels, a multiple of 8.
@@ -321,6 +333,28 @@ section! {
         trigger: Option<String> = None,
         /// Sentences drawn anew each time a picture is seen: `none`, `object`, `style` or `person`. Needs `trigger` or new words.
         template: Template = Template::None,
+        /// Put in front of every text.
+        prefix: Option<String> = None,
+        /// Put behind every text.
+        suffix: Option<String> = None,
+        /// Put the parts of a text between commas in another order each time a picture is seen.
+        shuffle_tags: bool = false,
+        /// How many parts at the front stay where they are when others are shuffled or left out.
+        keep_tags: usize = 0,
+        /// Share of the parts left out each time, 0 to 1.
+        tag_dropout: f64 = 0.0,
+        /// Share of the times that a picture is shown without any text, 0 to 1; 0.05 to 0.1 is usual for a style.
+        caption_dropout: f64 = 0.0,
+        /// How much of a text is read: 75, 150 or 225 tokens. Longer texts go on in chunks of 75, as when painting.
+        max_tokens: usize = 75,
+        /// Train each picture at the size whose shape is nearest to its own, of the same area, instead of cutting all to one.
+        buckets: bool = false,
+        /// Sides of the sizes are multiples of this. Left out, 64, or 8 for small pictures.
+        bucket_step: Option<usize> = None,
+        /// Shortest side. Left out, half of the usual.
+        bucket_min: Option<usize> = None,
+        /// Longest side. Left out, twice the usual.
+        bucket_max: Option<usize> = None,
         /// Which part to use of pictures with another shape: `center` or `random`.
         crop: Crop = Crop::Center,
         /// Show each picture mirrored half of the time. Not for faces with a parting, letters or anything with a side.
@@ -340,6 +374,13 @@ section! {
         class_steps: usize = 50,
         /// How much the class pictures count against yours. Higher forgets less and learns slower.
         prior_weight: f64 = 1.0,
+    }
+}
+
+impl Data {
+    /// Chunks of 75 tokens that are read of a text.
+    pub fn chunks(&self) -> usize {
+        self.max_tokens.div_ceil(75).max(1)
     }
 }
 
@@ -600,6 +641,14 @@ section! {
         learn: Learn = Learn::default(),
         /// How it learns.
         train: Train = Train::default(),
+        /// What is asked of the model in each step.
+        objective: Aims = Aims::default(),
+        /// Which part of each picture counts.
+        mask: Mask = Mask::default(),
+        /// Holes, for bases that fill them.
+        inpaint: Inpaint = Inpaint::default(),
+        /// Pictures that are only tested with.
+        holdout: Holdout = Holdout::default(),
         /// Results that are computed once.
         cache: Cache = Cache::default(),
         /// What is written, and where.

@@ -6,12 +6,15 @@
 //! caption, reported.
 //!
 //! The trigger word is put in front (`trigger, caption`) unless the caption contains it as a word. With a template the text
-//! is the template filled with the trigger, and captions are not looked at.
+//! is the template filled with the trigger, and captions are not looked at. A prefix and a suffix are put around all of
+//! them first. What a visit does to the text is in [`super::tags`].
 
 use std::path::Path;
 
+use scumble_tensor::rng::Generator;
+
 use super::templates;
-use super::{DataError, Result, shown_name};
+use super::{DataError, Result, TagRules, shown_name};
 use crate::config::{CaptionSource, Template};
 use crate::picture::read_bounded;
 
@@ -19,7 +22,7 @@ use crate::picture::read_bounded;
 const LONGEST_FILE: u64 = 64 << 10;
 
 /// Where texts come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaptionRules {
     /// Files, names or one prompt.
     pub source: CaptionSource,
@@ -29,6 +32,12 @@ pub struct CaptionRules {
     pub trigger: Option<String>,
     /// Sentences around the trigger, instead of captions.
     pub template: Template,
+    /// In front of every text.
+    pub prefix: Option<String>,
+    /// Behind every text.
+    pub suffix: Option<String>,
+    /// What a visit does to the text.
+    pub tags: TagRules,
 }
 
 /// Which rule a text came from.
@@ -46,9 +55,11 @@ pub enum Origin {
 }
 
 /// What is said about a picture: one text, or a set from which every visit draws one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Caption {
     texts: Vec<String>,
+    /// What a visit does to the text.
+    pub tags: TagRules,
     /// Where the texts came from.
     pub origin: Origin,
 }
@@ -63,6 +74,20 @@ impl Caption {
     pub fn choose(&self, at: f64) -> &str {
         let i = (at * self.texts.len() as f64) as usize;
         self.texts.get(i).or(self.texts.last()).map_or("", String::as_str)
+    }
+}
+
+impl Caption {
+    /// The text as a visit sees it; `at` is uniform in 0 .. 1, `stream` the visit's own.
+    pub fn at_visit(&self, at: f64, stream: &mut Generator) -> String {
+        self.tags.apply(self.choose(at), stream)
+    }
+
+    /// Every text that visits see, where they can be listed.
+    pub fn variants(&self) -> Option<Vec<String>> {
+        let mut all = self.texts.clone();
+        all.extend((self.tags.caption_dropout > 0.0).then(String::new));
+        (!self.tags.varies()).then_some(all)
     }
 }
 
@@ -92,15 +117,24 @@ impl CaptionRules {
         let trigger = filled(&self.trigger);
         let sentences = templates::sentences(self.template);
         if let (Some(trigger), false) = (&trigger, sentences.is_empty()) {
-            let texts = sentences.iter().map(|s| s.replace("{}", trigger)).collect();
-            return Ok((Caption { texts, origin: Origin::Template }, Vec::new()));
+            let texts = sentences.iter().map(|s| self.framed(&s.replace("{}", trigger))).collect();
+            return Ok((Caption { texts, tags: self.tags, origin: Origin::Template }, Vec::new()));
         }
         let (text, origin, notices) = self.source_text(picture)?;
+        let text = self.framed(&text);
         let text = match trigger {
             Some(trigger) => with_trigger(&text, &trigger),
             None => text,
         };
-        Ok((Caption { texts: vec![text], origin }, notices))
+        Ok((Caption { texts: vec![text], tags: self.tags, origin }, notices))
+    }
+
+    /// With prefix and suffix, blanks between.
+    fn framed(&self, text: &str) -> String {
+        let parts = [filled(&self.prefix), Some(text.to_owned()), filled(&self.suffix)];
+        let parts: Vec<String> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        // A suffix that begins with a comma goes on right behind the text.
+        parts.join(" ").replace(" ,", ",")
     }
 
     fn source_text(&self, picture: &Path) -> Result<(String, Origin, Vec<String>)> {
@@ -149,7 +183,7 @@ fn with_trigger(caption: &str, trigger: &str) -> String {
 }
 
 /// The name without ending; `_` and `-` become blanks, the number of a copy (`dog (2).jpg`) is dropped.
-fn from_file_name(picture: &Path) -> String {
+pub(super) fn from_file_name(picture: &Path) -> String {
     let stem = picture.file_stem().unwrap_or_default().to_string_lossy();
     let text = clean(&stem.replace(['_', '-'], " ")).0;
     let is_number = |back: &str| back.strip_suffix(')').is_some_and(|n| n.parse::<u32>().is_ok());
@@ -289,6 +323,35 @@ mod tests {
         assert_eq!(text(&rules), ("sks, on a beach".into(), Origin::TextFile));
         rules.source = CaptionSource::FileName;
         assert_eq!(text(&rules).1, Origin::FileName);
+    }
+
+    #[test]
+    fn prefix_and_suffix_stand_around_every_text() {
+        let rules = CaptionRules {
+            prefix: Some("photo of".into()),
+            suffix: Some(", film grain".into()),
+            trigger: Some("sks".into()),
+            ..CaptionRules::default()
+        };
+        let text =
+            |rules: &CaptionRules| rules.caption(Path::new("a_dog.png")).unwrap().0.choose(0.0).to_owned();
+        assert_eq!(text(&rules), "sks, photo of a dog, film grain");
+        let in_prefix = CaptionRules { prefix: Some("photo of sks".into()), ..rules.clone() };
+        assert_eq!(text(&in_prefix), "photo of sks a dog, film grain");
+        let template = CaptionRules { template: Template::Object, ..rules };
+        assert_eq!(text(&template), "photo of a photo of a sks, film grain");
+    }
+
+    #[test]
+    fn variants_are_listed_where_they_can_be() {
+        let caption = |tags| {
+            let rules = CaptionRules { tags, ..CaptionRules::prompt("a, b") };
+            rules.caption(Path::new("x.png")).unwrap().0
+        };
+        assert_eq!(caption(TagRules::default()).variants().unwrap(), ["a, b"]);
+        let dropped = TagRules { caption_dropout: 0.5, ..TagRules::default() };
+        assert_eq!(caption(dropped).variants().unwrap(), ["a, b", ""]);
+        assert_eq!(caption(TagRules { shuffle: true, ..TagRules::default() }).variants(), None);
     }
 
     #[test]

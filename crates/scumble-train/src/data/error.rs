@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::report::Skipped;
+use crate::config::MaskSource;
 use crate::picture::PictureError;
 
 /// A folder of pictures that cannot be trained on.
@@ -51,6 +52,77 @@ pub enum DataError {
         width: usize,
         /// Its height.
         height: usize,
+    },
+    /// A mask that does not fit its picture.
+    #[error(
+        "the mask `{mask}` has {} x {} pixels, its picture `{picture}` has {} x {}",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    MaskSize {
+        /// The mask's file.
+        mask: String,
+        /// Its width and height.
+        found: [usize; 2],
+        /// The picture's file.
+        picture: String,
+        /// Its upright width and height.
+        expected: [usize; 2],
+    },
+    /// Masks were asked for and there are none.
+    #[error("`mask.source` is {source_name}, but no picture in `{}` has a mask", folder.display())]
+    NoMasks {
+        /// The folder.
+        folder: PathBuf,
+        /// What was asked for.
+        source_name: MaskSource,
+    },
+    /// Rules for sizes that no size follows.
+    #[error(
+        "no picture size has sides from {min} to {max} in steps of {step} and the area of {width} x {height}"
+    )]
+    NoBuckets {
+        /// Steps of the sides.
+        step: usize,
+        /// Shortest side.
+        min: usize,
+        /// Longest side.
+        max: usize,
+        /// Of the training size.
+        width: usize,
+        /// Of the training size.
+        height: usize,
+    },
+    /// A dataset file, or one of its concepts, that cannot be used.
+    #[error("{file}: {problem}")]
+    DatasetFile {
+        /// The file or the concept.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Too few pictures to hold some out.
+    #[error("{held_out} of {pictures} pictures would be held out, and {left} be left to learn from")]
+    HoldOut {
+        /// Usable pictures.
+        pictures: usize,
+        /// Held out.
+        held_out: usize,
+        /// Left.
+        left: usize,
+    },
+    /// A file that would have to be written over.
+    #[error("`{}` is there already", file.display())]
+    Exists {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Writing failed.
+    #[error("cannot write `{}`: {source}", file.display())]
+    Write {
+        /// The file or folder.
+        file: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// A file was replaced while it was being used.
     #[error("`{file}` has changed since the folder was read")]
@@ -124,6 +196,21 @@ impl DataError {
             }
             Self::Picture(error) => error.hint().map(str::to_owned).into_iter().collect(),
             Self::TooSmall { .. } => one("use a larger version of the picture, or take it out of the folder"),
+            Self::MaskSize { .. } => one(
+                "paint the mask on the picture itself, after turning it upright, and save it at the same size",
+            ),
+            Self::NoMasks { .. } => one(
+                "put `<name>.mask.png` beside the pictures, save them with transparency, or set `mask.source` to `none`",
+            ),
+            Self::Exists { .. } => one("choose a new folder with `--out`; nothing was written"),
+            Self::Write { .. } => one("allow this user to write there, or choose another folder"),
+            Self::NoBuckets { .. } => one(
+                "give `data.bucket_step` a multiple of 8, and a wider range with `data.bucket_min` and `data.bucket_max`",
+            ),
+            Self::DatasetFile { .. } => one("docs/datasets.md lists what a dataset file can hold"),
+            Self::HoldOut { .. } => {
+                one("change `holdout.share`, or hold out a folder of its own with `holdout.folder`")
+            }
             Self::Changed { .. } => one("start again, and leave the folder alone while training"),
             Self::Caption { .. } => one("save it as plain text in UTF-8, one line, or delete it"),
             Self::MissingCaption { .. } => {

@@ -2,10 +2,10 @@
 //!
 //! Regular files (also behind links) that have a picture's ending or begin like a picture, in the order of their names' bytes,
 //! the same on every machine. Left out: hidden files (names that begin with a dot), folders (not entered), masks
-//! (`name.mask.png` beside a picture `name.*`; training does not use them), and everything else, which is named.
+//! (`name.mask.png` beside a picture `name.*`; they are listed apart), and everything else, which is named.
 //! Whether a picture is sound is not decided here: a broken file with a picture's ending is listed, and reported when opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -27,6 +27,8 @@ const ENDINGS: [&str; 18] = [
 pub struct Listing {
     /// Candidates, in order.
     pub pictures: Vec<PathBuf>,
+    /// Masks by the name (without ending) of the picture that they belong to.
+    pub masks: BTreeMap<OsString, PathBuf>,
     /// Everything else that is not hidden and no caption of a picture.
     pub left_out: Vec<LeftOut>,
 }
@@ -55,10 +57,10 @@ pub fn list(folder: &Path) -> Result<Listing> {
     }
     let stems: BTreeSet<OsString> =
         listing.pictures.iter().filter_map(|p| p.file_stem()).map(OsString::from).collect();
-    let (masks, pictures) = listing.pictures.into_iter().partition(|path| is_mask(path, &stems));
+    let (masks, pictures): (Vec<_>, Vec<_>) =
+        listing.pictures.into_iter().partition(|path| mask_of(path, &stems).is_some());
     listing.pictures = pictures;
-    let masks: Vec<PathBuf> = masks;
-    listing.left_out.extend(masks.iter().map(|path| LeftOut::new(path, "a mask; masks are not used")));
+    listing.masks = masks.into_iter().filter_map(|path| Some((mask_of(&path, &stems)?, path))).collect();
     let orphans = texts.iter().filter(|path| path.file_stem().is_none_or(|stem| !stems.contains(stem)));
     listing.left_out.extend(orphans.map(|path| LeftOut::new(path, "a text without a picture of that name")));
     Ok(listing)
@@ -93,14 +95,15 @@ fn begins_like_a_picture(path: &Path) -> bool {
     read.is_ok() && Format::of(&start).is_some()
 }
 
-/// `name.mask.*` where there is a picture `name.*`.
-fn is_mask(path: &Path, stems: &BTreeSet<OsString>) -> bool {
-    let stem = Path::new(path.file_stem().unwrap_or_default());
-    stem.extension() == Some(OsStr::new("mask")) && stem.file_stem().is_some_and(|name| stems.contains(name))
+/// The picture's name, for a `name.mask.*` where there is a picture `name.*`.
+fn mask_of(path: &Path, stems: &BTreeSet<OsString>) -> Option<OsString> {
+    let stem = Path::new(path.file_stem()?);
+    let name = stem.file_stem().filter(|_| stem.extension() == Some(OsStr::new("mask")))?;
+    stems.contains(name).then(|| name.to_owned())
 }
 
 impl LeftOut {
-    fn new(path: &Path, reason: &str) -> Self {
+    pub(super) fn new(path: &Path, reason: &str) -> Self {
         Self { file: shown_name(path), reason: reason.into() }
     }
 }
@@ -126,7 +129,9 @@ mod tests {
         let names: Vec<String> = listing.pictures.iter().map(|p| shown_name(p)).collect();
         assert_eq!(names, ["B.JPG", "a10.webp", "a2.webp", "b.png", "content only", "z.heic", "é.gif"]);
         let left: Vec<&str> = listing.left_out.iter().map(|l| l.file.as_str()).collect();
-        assert_eq!(left, ["notes.md", "sub.png", "a2.mask.png", "lonely.txt"]);
+        assert_eq!(left, ["notes.md", "sub.png", "lonely.txt"]);
+        let masks: Vec<String> = listing.masks.values().map(|path| shown_name(path)).collect();
+        assert_eq!((masks, listing.masks.contains_key(OsStr::new("a2"))), (vec!["a2.mask.png".into()], true));
     }
 
     #[cfg(unix)]

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::caption::Origin;
 use super::{DataError, Item, shown_name};
-use crate::picture::{Fit, TargetSize};
+use crate::config::MaskSource;
+use crate::picture::Fit;
 
 /// Pictures that are enlarged by more than this look soft.
 const NOTABLE_ENLARGEMENT: f64 = 1.0;
@@ -28,6 +29,10 @@ pub struct DatasetReport {
     pub pictures: usize,
     /// Sizes with their number of pictures, smallest width first.
     pub sizes: Vec<SizeCount>,
+    /// Sizes that they are trained at.
+    pub buckets: Vec<SizeCount>,
+    /// The folders, where there are several.
+    pub concepts: Vec<ConceptCount>,
     /// How many texts came from where.
     pub captions: BTreeMap<Origin, usize>,
     /// Pictures trained without a text.
@@ -44,6 +49,10 @@ pub struct DatasetReport {
     pub cropped: Vec<Cropped>,
     /// Groups of files with the same content.
     pub duplicates: Vec<Vec<String>>,
+    /// Pictures with a mask.
+    pub masks: usize,
+    /// Pictures without a mask where others have one.
+    pub unmasked: Vec<String>,
     /// Remarks on caption files.
     pub notices: Vec<String>,
 }
@@ -57,6 +66,21 @@ pub struct SizeCount {
     pub height: usize,
     /// Pictures.
     pub count: usize,
+}
+
+/// One of several folders.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConceptCount {
+    /// What it is called.
+    pub name: String,
+    /// The folder as given.
+    pub folder: String,
+    /// Usable pictures.
+    pub pictures: usize,
+    /// How often each counts in a round.
+    pub repeats: usize,
+    /// What its loss counts.
+    pub weight: f64,
 }
 
 /// A picture's text.
@@ -110,13 +134,22 @@ pub struct Cropped {
     pub seen: f64,
 }
 
+/// How often each size occurs.
+fn counted(sizes: impl Iterator<Item = [usize; 2]>) -> Vec<SizeCount> {
+    let mut counts: BTreeMap<[usize; 2], usize> = BTreeMap::new();
+    for size in sizes {
+        *counts.entry(size).or_default() += 1;
+    }
+    counts.into_iter().map(|([width, height], count)| SizeCount { width, height, count }).collect()
+}
+
 impl DatasetReport {
     pub(super) fn new(folder: &Path, left_out: Vec<LeftOut>) -> Self {
         Self { folder: folder.display().to_string(), left_out, ..Self::default() }
     }
 
     /// Counts a usable picture.
-    pub(super) fn add(&mut self, item: &Item, notices: Vec<String>, size: TargetSize) {
+    pub(super) fn add(&mut self, item: &Item, notices: Vec<String>) {
         let (file, width, height) = (item.file.clone(), item.width, item.height);
         self.pictures += 1;
         *self.captions.entry(item.caption.origin).or_default() += 1;
@@ -126,7 +159,7 @@ impl DatasetReport {
             self.examples.push(Example { file: file.clone(), caption });
         }
         self.notices.extend(notices);
-        let fit = Fit::centre(size);
+        let fit = Fit::centre(item.size);
         let factor = fit.enlargement(width, height);
         if factor > NOTABLE_ENLARGEMENT {
             self.enlarged.push(Enlarged { file: file.clone(), width, height, factor });
@@ -144,16 +177,58 @@ impl DatasetReport {
         self.skipped.push(Skipped { file, reason, hints: error.hints() });
     }
 
+    /// One report of several folders, files called `name/file`.
+    pub(super) fn join(shown: &str, parts: Vec<(String, Self)>, items: &[Item]) -> Self {
+        let mut all = Self { folder: shown.to_owned(), ..Self::default() };
+        for (name, part) in parts {
+            let of = |file: String| format!("{name}/{file}");
+            let own = format!("{name}/");
+            let first = items.iter().find(|item| item.file.starts_with(&own));
+            all.concepts.push(ConceptCount {
+                folder: part.folder,
+                pictures: part.pictures,
+                repeats: first.map_or(1, |item| item.repeats),
+                weight: first.map_or(1.0, |item| item.weight),
+                name: name.clone(),
+            });
+            all.pictures += part.pictures;
+            for (origin, count) in part.captions {
+                *all.captions.entry(origin).or_default() += count;
+            }
+            all.empty_captions += part.empty_captions;
+            all.masks += part.masks;
+            all.examples.extend(part.examples.into_iter().map(|e| Example { file: of(e.file), ..e }));
+            all.skipped.extend(part.skipped.into_iter().map(|s| Skipped { file: of(s.file), ..s }));
+            all.left_out.extend(part.left_out.into_iter().map(|l| LeftOut { file: of(l.file), ..l }));
+            all.enlarged.extend(part.enlarged.into_iter().map(|e| Enlarged { file: of(e.file), ..e }));
+            all.cropped.extend(part.cropped.into_iter().map(|c| Cropped { file: of(c.file), ..c }));
+            all.unmasked.extend(part.unmasked.into_iter().map(of));
+            all.notices.extend(part.notices.into_iter().map(|notice| format!("{name}: {notice}")));
+        }
+        all.examples.truncate(EXAMPLES);
+        all.count(items);
+        all
+    }
+
     /// Fills in what needs all pictures.
-    pub(super) fn finish(&mut self, items: &[Item]) {
-        let mut sizes: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    pub(super) fn finish(&mut self, items: &[Item], mask: MaskSource) {
+        self.count(items);
+        if mask != MaskSource::None {
+            let unmasked = |item: &&Item| item.mask.is_none();
+            self.unmasked = items.iter().filter(unmasked).map(|item| item.file.clone()).collect();
+            self.masks = items.len() - self.unmasked.len();
+        }
+    }
+
+    /// Counts sizes and copies.
+    pub(super) fn count(&mut self, items: &[Item]) {
+        self.pictures = items.len();
+        self.sizes = counted(items.iter().map(|item| [item.width, item.height]));
+        self.buckets = counted(items.iter().map(|item| [item.size.width(), item.size.height()]));
         let mut contents: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for item in items {
-            *sizes.entry((item.width, item.height)).or_default() += 1;
             contents.entry(&item.sha256).or_default().push(item.file.clone());
         }
-        self.sizes =
-            sizes.into_iter().map(|((width, height), count)| SizeCount { width, height, count }).collect();
         self.duplicates = contents.into_values().filter(|files| files.len() > 1).collect();
         self.duplicates.sort();
     }
@@ -182,6 +257,10 @@ impl DatasetReport {
                 "the same picture several times: {}",
                 names(files.iter().map(String::as_str).collect())
             ));
+        }
+        if !self.unmasked.is_empty() {
+            let files = names(self.unmasked.iter().map(String::as_str).collect());
+            warnings.push(format!("without a mask, all of them counts: {files}"));
         }
         if self.empty_captions > 0 {
             warnings.push(format!("{} pictures are trained without a text", self.empty_captions));

@@ -134,7 +134,13 @@ pub fn resize(picture: &Picture, width: usize, height: usize, filter: Filter) ->
 }
 
 /// Resamples the rectangle `source` (left, top, width, height) to `width` x `height`.
-fn resample(picture: &Picture, source: [f64; 4], width: usize, height: usize, filter: Filter) -> Picture {
+pub(crate) fn resample(
+    picture: &Picture,
+    source: [f64; 4],
+    width: usize,
+    height: usize,
+    filter: Filter,
+) -> Picture {
     let whole = [0.0, 0.0, width as f64, height as f64];
     if (picture.width, picture.height) == (width, height) && source == whole {
         return picture.clone();

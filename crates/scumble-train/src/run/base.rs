@@ -5,6 +5,7 @@ use std::path::Path;
 use scumble_adapter::attach::Towers;
 use scumble_model::base::{BaseFiles, BaseOptions, Family, HubOptions, PredictionSource};
 use scumble_model::files::TensorSource;
+use scumble_model::prompt;
 use scumble_model::schedule::{NoiseSchedule, PredictionType};
 use scumble_model::text_encoder::TextEncoder;
 use scumble_model::tokenizer::Tokenizer;
@@ -76,7 +77,6 @@ impl Base {
             hub,
         };
         let files = BaseFiles::open(&config.model, &options)?;
-        files.require_plain_input()?;
         if files.prediction_source == PredictionSource::Assumed && files.family == Family::Sd2 {
             reporter.event(Event::Warning(format!(
                 "`{}` does not say whether it predicts noise or velocity; noise is assumed. If pictures come out as noise, \
@@ -127,6 +127,22 @@ impl Base {
         })
     }
 
+    /// Rescales the noise levels so that the last timestep is pure noise, for training and for painting.
+    pub fn end_in_noise(&mut self) -> Result<()> {
+        if let Some(config) = self.scheduler_config.as_object_mut() {
+            config.insert("rescale_betas_zero_snr".to_owned(), true.into());
+            // Painting must begin at that timestep.
+            config.insert("timestep_spacing".to_owned(), "trailing".into());
+        }
+        self.schedule = NoiseSchedule::from_config(&self.scheduler_config)?;
+        Ok(())
+    }
+
+    /// Whether it fills holes: mask and masked picture beside the latents.
+    pub fn is_inpainting(&self) -> bool {
+        self.files.is_inpainting()
+    }
+
     /// The networks that adapters go onto.
     pub fn towers(&self) -> Towers<'_> {
         Towers { unet: Some(self.unet.modules()), text_encoder: Some(self.text_encoder.modules()) }
@@ -135,6 +151,20 @@ impl Base {
     /// Token ids of a text, `[1, 77]`.
     pub fn ids(&self, text: &str) -> Result<Tensor> {
         let ids = self.tokenizer.encode(text);
+        Ok(Tensor::from_slice(&ids, &[1, ids.len()])?)
+    }
+
+    /// Token ids of a text in at most so many chunks, `[1, 77 * chunks]`. A text that is longer than a chunk goes on in the
+    /// next, at a comma where one is near, as it does when painting; what is longer than all of them is cut.
+    pub fn chunked_ids(&self, text: &str, chunks: usize) -> Result<Tensor> {
+        let room = self.tokenizer.max_length().saturating_sub(2);
+        if chunks <= 1 || self.tokenizer.count(text) <= room {
+            return self.ids(text);
+        }
+        let tokenize =
+            |text: &str| self.tokenizer.tokenize_all(text).into_iter().map(|id| vec![id]).collect();
+        let rows = prompt::chunks(&self.tokenizer, &[prompt::Part::Text(text.to_owned(), 1.0)], tokenize);
+        let ids: Vec<i64> = rows.into_iter().take(chunks).flat_map(|chunk| chunk.ids).collect();
         Ok(Tensor::from_slice(&ids, &[1, ids.len()])?)
     }
 

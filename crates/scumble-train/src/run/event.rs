@@ -44,6 +44,15 @@ pub enum Event {
         /// Updates a second, of this process.
         per_second: f64,
     },
+    /// Pictures that are not trained on were tested.
+    Tested {
+        /// Finished updates.
+        step: u64,
+        /// Their loss.
+        loss: f64,
+        /// The least so far, and the step that it was measured after.
+        best: (u64, f64),
+    },
     /// Files are on the disk.
     Saved {
         /// Finished updates.

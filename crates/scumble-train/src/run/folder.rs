@@ -11,6 +11,7 @@
 //!     <name>.safetensors     the adapter; <name>-step000250.safetensors for those on the way
 //!     <name>/                instead of it the whole model, where whole weights learn; <name>-step000250/ on the way
 //!     embeddings/            new words as files of their own; embeddings-step000250/ on the way
+//!     best/                  adapter and words with the least validation loss, where pictures are held out
 //! ```
 //!
 //! A folder that exists is never written into unasked. While a run is going on it holds `run.lock`; the system lets go of
@@ -27,8 +28,9 @@ use crate::tensorboard::Sample;
 use super::album;
 
 /// What every run may have in its folder, whatever its name.
-pub const RUN_FILES: [&str; 11] = [
+pub const RUN_FILES: [&str; 12] = [
     "before-after.png",
+    "best",
     "checkpoints",
     "config.toml",
     "embeddings",
@@ -181,6 +183,11 @@ impl RunFolder {
     /// `before-after.png`.
     pub fn before_after(&self) -> PathBuf {
         self.path.join("before-after.png")
+    }
+
+    /// Where the adapter with the least validation loss is.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best")
     }
 
     /// The checkpoints.

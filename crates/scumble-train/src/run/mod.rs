@@ -10,10 +10,13 @@
 
 pub mod album;
 pub mod base;
+pub mod batch;
 pub mod cache;
 pub mod catalog;
+pub mod channels;
 pub mod event;
 pub mod folder;
+pub mod holdout;
 pub mod learning;
 pub mod painter;
 mod rates;
@@ -33,7 +36,8 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Origin};
 use crate::config::{Method, TrainConfig};
-use crate::data::Dataset;
+use crate::data::concept::ClassPictures;
+use crate::data::gather;
 use crate::embeddings;
 use crate::error::{Result, TrainError};
 use crate::full;
@@ -46,6 +50,7 @@ use crate::tensorboard::{EventFile, Sample};
 use base::Base;
 use event::{Event, Reporter, SmoothLoss};
 use folder::RunFolder;
+use holdout::EarlyStop;
 use painter::Painting;
 use session::{Session, dialect_of, output_type, write_options};
 
@@ -215,10 +220,10 @@ fn resume_from(
 fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(Session, bool)> {
     config.check()?;
     let config = config.resolved();
-    let options = samples::dataset_options(&config)?;
     // Cheap mistakes first: a wrong folder must not wait for gigabytes of base model.
     services.phase("reading the pictures");
-    let dataset = Dataset::open(&config.data.folder, &options)?;
+    let mut dataset = gather::pictures(&config)?;
+    let held = holdout::split(&config, &mut dataset)?;
     // Weights that learn are f32; what is computed with them takes the precision of the activations.
     let weights = match config.method {
         Method::Full => DType::F32,
@@ -229,22 +234,35 @@ fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(S
         painter::sampler_kind(&base, config.validate.sampler.as_deref())?;
     }
     let complete = !paint || paint_class_pictures(&config, &base, services)?;
-    let session = Session::open(config, Arc::clone(&services.backend), base, dataset, services.reporter)?;
+    let session =
+        Session::open(config, Arc::clone(&services.backend), base, dataset, held, services.reporter)?;
     Ok((session, !complete))
 }
 
 /// Paints the class pictures that are missing; `false` when it was stopped.
 fn paint_class_pictures(config: &TrainConfig, base: &Base, services: &Services<'_>) -> Result<bool> {
-    let (Some(folder), Some(prompt)) = (samples::class_folder(config), &config.data.class_prompt) else {
-        return Ok(true);
-    };
-    let present = Dataset::open_class(&folder, prompt, &samples::dataset_options(config)?)?.items.len();
-    let missing = config.data.class_count.saturating_sub(present);
+    for class in gather::class_pictures(config)? {
+        if !paint_class(config, base, &class, services)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn paint_class(
+    config: &TrainConfig,
+    base: &Base,
+    class: &ClassPictures,
+    services: &Services<'_>,
+) -> Result<bool> {
+    let folder = &class.folder;
+    let present = gather::class_dataset(config, class)?.items.len();
+    let missing = class.count.saturating_sub(present);
     if missing == 0 {
         return Ok(true);
     }
     services.phase("painting class pictures");
-    std::fs::create_dir_all(&folder).map_err(TrainError::io("creating", &folder))?;
+    std::fs::create_dir_all(folder).map_err(TrainError::io("creating", folder))?;
     let mut number = 0;
     for done in 0..missing {
         let path = loop {
@@ -255,7 +273,7 @@ fn paint_class_pictures(config: &TrainConfig, base: &Base, services: &Services<'
             number += 1;
         };
         let painting = Painting {
-            prompt,
+            prompt: &class.prompt,
             negative: "",
             seed: stream_at(config.train.seed, "class picture", number).random64(),
             steps: config.data.class_steps,
@@ -271,6 +289,17 @@ fn paint_class_pictures(config: &TrainConfig, base: &Base, services: &Services<'
         services.reporter.event(Event::Progress { done: done + 1, total: missing });
     }
     Ok(true)
+}
+
+/// Which adapter is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spot {
+    /// That of the end.
+    End,
+    /// One on the way.
+    Step,
+    /// The one with the least validation loss.
+    Best,
 }
 
 struct Run<'a> {
@@ -289,10 +318,17 @@ impl Run<'_> {
         reporter.event(Event::Started { folder: path.clone(), done: first, steps });
         let mut smooth = SmoothLoss::default();
         let mut loss = self.metrics.records().iter().map(|record| smooth.add(record.loss)).last();
+        let mut early = EarlyStop::new(self.session.config.holdout.patience);
+        for record in self.metrics.records() {
+            _ = record.validation_loss.map(|loss| early.add(record.step, loss));
+        }
         if first == 0 {
             // From here on there is something to resume.
             self.save_checkpoint(0)?;
             self.paint(0)?;
+            if let Some(loss) = self.session.test()? {
+                reporter.event(Event::Tested { step: 0, loss, best: (0, loss) });
+            }
         } else if self.lacks_pictures(first) {
             // A stop in the middle of painting, or before it.
             self.paint(first)?;
@@ -300,17 +336,29 @@ impl Run<'_> {
         let started = Instant::now();
         let mut painting = 0.0;
         for done in first..steps {
+            if early.is_over() {
+                return self.give_up(done, loss, &early);
+            }
             if self.services.stopped() {
                 return self.interrupted(done, loss);
             }
             let clock = Instant::now();
             let update = self.session.update(done, reporter)?;
+            let seconds = clock.elapsed().as_secs_f64();
+            let clock = Instant::now();
+            let validation_loss =
+                match (done + 1) % self.session.config.holdout.every == 0 || done + 1 == steps {
+                    true => self.session.test()?,
+                    false => None,
+                };
+            painting += clock.elapsed().as_secs_f64();
             let record = StepRecord {
                 step: done + 1,
                 loss: update.loss,
                 lr: update.rates,
                 grad_norm: update.grad_norm,
-                seconds: clock.elapsed().as_secs_f64(),
+                seconds,
+                validation_loss,
             };
             self.metrics.append(record.clone())?;
             if let Some(events) = &mut self.events {
@@ -325,6 +373,9 @@ impl Run<'_> {
             let due = |every: u64| every > 0 && (done + 1) % every == 0 && done + 1 < steps;
             let (save, paint) = (due(config.save.every), due(config.validate.every));
             let clock = Instant::now();
+            if let Some(loss) = validation_loss {
+                self.tested(done + 1, loss, &mut early)?;
+            }
             if save {
                 self.save(done + 1)?;
             }
@@ -334,6 +385,29 @@ impl Run<'_> {
             painting += clock.elapsed().as_secs_f64();
         }
         self.finish(steps, loss)
+    }
+
+    /// Takes note of a validation loss, and keeps the adapter if none was better.
+    fn tested(&self, step: u64, loss: f64, early: &mut EarlyStop) -> Result<()> {
+        let better = early.add(step, loss);
+        let best = early.best().unwrap_or((step, loss));
+        self.services.reporter.event(Event::Tested { step, loss, best });
+        // Whole models are gigabytes: of those only the last is written.
+        if better && self.session.config.method != Method::Full {
+            self.save_adapters(step, Spot::Best)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a run that has stopped getting better.
+    fn give_up(&self, done: u64, loss: Option<f64>, early: &EarlyStop) -> Result<Summary> {
+        let (step, best) = early.best().unwrap_or((done, f64::NAN));
+        let text = format!(
+            "stopped early: the validation loss was least after step {step} ({best:.4}); the adapter of that step is in `{}`",
+            self.folder.best().display()
+        );
+        self.services.reporter.event(Event::Note(text));
+        self.finish(done, loss)
     }
 
     fn summary(&self, outcome: Outcome, steps: u64, loss: Option<f64>, adapters: Vec<PathBuf>) -> Summary {
@@ -350,7 +424,7 @@ impl Run<'_> {
     fn finish(&mut self, steps: u64, loss: Option<f64>) -> Result<Summary> {
         self.services.phase("saving");
         self.save_checkpoint(steps)?;
-        let adapters = self.save_adapters(steps, None)?;
+        let adapters = self.save_adapters(steps, Spot::End)?;
         self.plot()?;
         self.paint(steps)?;
         self.before_and_after(steps)?;
@@ -361,7 +435,7 @@ impl Run<'_> {
 
     /// Adapter first, checkpoint last: a checkpoint that is there tells that all of its step is.
     fn save(&self, step: u64) -> Result<Vec<PathBuf>> {
-        let adapters = self.save_adapters(step, Some(step))?;
+        let adapters = self.save_adapters(step, Spot::Step)?;
         self.save_checkpoint(step)?;
         self.plot()?;
         self.services.reporter.event(Event::Saved { step, files: adapters.clone() });
@@ -401,9 +475,10 @@ impl Run<'_> {
     }
 
     /// The adapter in all spellings, new words, or the whole model; those of the end have plain names.
-    fn save_adapters(&self, done: u64, step: Option<u64>) -> Result<Vec<PathBuf>> {
+    fn save_adapters(&self, done: u64, spot: Spot) -> Result<Vec<PathBuf>> {
         let session = &self.session;
         let config = &session.config;
+        let step = (spot == Spot::Step).then_some(done);
         if config.method == Method::Full {
             let folder = self.folder.model(step);
             let (backend, dtype) = (session.backend.as_ref(), output_type(config));
@@ -412,16 +487,24 @@ impl Run<'_> {
             return Ok(vec![folder]);
         }
         let adapter = session.adapter(done)?;
+        let best = self.folder.best();
+        if spot == Spot::Best {
+            std::fs::create_dir_all(&best).map_err(TrainError::io("creating", &best))?;
+        }
+        let place = |path: PathBuf| match (spot, path.file_name()) {
+            (Spot::Best, Some(name)) => best.join(name),
+            _ => path,
+        };
         let mut paths = Vec::new();
         if session.learning.lora.is_some() {
             for (path, &format) in self.adapter_paths(step).into_iter().zip(&config.save.formats) {
-                let options = write_options(config, format);
+                let (path, options) = (place(path), write_options(config, format));
                 save_adapter(&path, &adapter, &session.table, dialect_of(format)?, &options)?;
                 paths.push(path);
             }
         }
         if !adapter.tokens.is_empty() {
-            paths.extend(embeddings::write(&adapter.tokens, &self.folder.embeddings(step))?);
+            paths.extend(embeddings::write(&adapter.tokens, &place(self.folder.embeddings(step)))?);
         }
         Ok(paths)
     }
@@ -432,7 +515,10 @@ impl Run<'_> {
             return Ok(());
         }
         let title = format!("{}: loss", self.session.config.save.name);
-        let picture = LossPlot { title: &title, x_label: "step", points: &points }.render();
+        let tests: Vec<(u64, f64)> =
+            self.metrics.records().iter().filter_map(|r| Some((r.step, r.validation_loss?))).collect();
+        let plot = LossPlot { title: &title, x_label: "step", points: &points, tests: &tests };
+        let picture = plot.render();
         Ok(png::write(&self.folder.loss_plot(), &picture, &[])?)
     }
 

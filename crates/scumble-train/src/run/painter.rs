@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use scumble_model::pipeline::{Denoising, Guidance, Progress, TextToImage, to_rgb8};
+use scumble_model::pipeline::{
+    Denoising, Extras, Guidance, Inpaint, Progress, TextToImage, Tiling, latent_mask, to_rgb8,
+};
 use scumble_model::sampler::{SamplerKind, SamplerOptions};
-use scumble_tensor::Backend;
 use scumble_tensor::rng::Generator;
+use scumble_tensor::{Backend, DType, Tensor};
 
 use super::base::Base;
 use crate::error::{Result, TrainError};
@@ -40,6 +42,8 @@ pub struct Painting<'a> {
 pub fn sampler_kind(base: &Base, name: Option<&str>) -> Result<&'static SamplerKind> {
     match name {
         Some(name) => Ok(SamplerKind::find(name)?),
+        // DDIM begins at pure noise, which the usual sampler of SD 1 and 2 can't.
+        None if base.schedule.alphas_cumprod().last() == Some(&0.0) => Ok(SamplerKind::find("ddim")?),
         // A base may name a sampler that this program has not; DDIM reads every configuration.
         None => SamplerKind::of_config(&base.scheduler_config).or_else(|_| Ok(SamplerKind::find("ddim")?)),
     }
@@ -72,10 +76,15 @@ pub fn paint(
     let watch = |_: &Progress<'_>| {
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let Some(latents) = pipeline.denoise(run, watch)? else { return Ok(None) };
-    // The decoder takes latents in the type of its own weights.
+    // The autoencoder takes pictures and latents in the type of its own weights.
     let decoder =
         TextToImage::new(Arc::clone(backend), base.vae.dtype(), &base.text_encoder, &base.unet, &base.vae);
+    let inpaint = match base.is_inpainting() {
+        false => None,
+        true => Some(all_to_be_painted(&decoder, base, painting)?),
+    };
+    let extras = Extras { inpaint: inpaint.as_ref(), ..Extras::default() };
+    let Some(latents) = pipeline.denoise_with(run, extras, watch)? else { return Ok(None) };
     let rgb = to_rgb8(&decoder.decode(&latents)?)?.into_iter().next();
     let picture = rgb.and_then(|rgb| Picture::from_rgb(rgb.width, rgb.height, rgb.pixels));
     picture.map(Some).ok_or_else(|| TrainError::Mismatch {
@@ -83,4 +92,13 @@ pub fn paint(
         expected: format!("{} x {} pixels", painting.width, painting.height),
         found: "none".to_owned(),
     })
+}
+
+/// A base for inpainting paints a whole picture when all of it is a hole: the masked picture is grey.
+fn all_to_be_painted(pipeline: &TextToImage<'_>, base: &Base, painting: &Painting<'_>) -> Result<Inpaint> {
+    let (width, height) = (painting.width, painting.height);
+    let grey = Tensor::zeros(DType::F32, &[1, 3, height, width])?;
+    let masked = pipeline.encode(&grey, &mut Generator::new(painting.seed), Tiling::default())?;
+    let mask = latent_mask(&vec![1.0; width * height], height, width, base.vae.downscale())?;
+    Ok(Inpaint::channels(&mask, &masked)?)
 }

@@ -10,13 +10,15 @@ use scumble_tensor::rng::stream_at;
 use scumble_tensor::{Backend, DType, DropoutKey, Gradients, Param, Recompute, Tensor};
 
 use super::base::Base;
+use super::batch::MicroBatch;
 use super::event::Reporter;
+use super::holdout::HoldOut;
 use super::learning::Learning;
 use super::samples::Samples;
 use crate::checkpoint::{Checkpoint, Origin};
 use crate::clip::{clip_factor, global_norm};
 use crate::config::{FileFormat, FileType, TrainConfig};
-use crate::data::Dataset;
+use crate::data::{CacheKey, Dataset};
 use crate::ema::Averages;
 use crate::error::{Result, TrainError};
 use crate::metadata::{self, Facts};
@@ -44,6 +46,8 @@ pub struct Session {
     pub samples: Samples,
     /// Blocks that are computed again in backward.
     pub recompute: Recompute,
+    /// What it is tested with.
+    pub holdout: Option<HoldOut>,
 }
 
 /// The numbers of an update.
@@ -63,8 +67,12 @@ impl Session {
         backend: Arc<dyn Backend>,
         mut base: Base,
         dataset: Dataset,
+        holdout: Option<HoldOut>,
         reporter: &dyn Reporter,
     ) -> Result<Self> {
+        if config.objective.zero_terminal_snr && base.prediction == PredictionType::VPrediction {
+            base.end_in_noise()?;
+        }
         let ends_in_noise = base.schedule.alphas_cumprod().last() == Some(&0.0);
         if ends_in_noise && base.prediction == PredictionType::Epsilon {
             // At the last timestep the input is the noise itself: there is nothing to predict, and 0 / 0 in min-SNR.
@@ -78,18 +86,12 @@ impl Session {
         }
         let table = base.towers().table();
         let learning = Learning::open(&config, &mut base, &table, backend.as_ref())?;
-        let train = &config.train;
-        let objective = Objective {
-            schedule: base.schedule.clone(),
-            prediction: base.prediction,
-            min_snr_gamma: train.min_snr_gamma,
-            noise_offset: train.noise_offset,
-        };
+        let objective = config.objective_for(base.schedule.clone(), base.prediction)?;
         let samples = Samples::open(&config, dataset, &backend, reporter)?;
-        let averages = train.ema_decay.map(|decay| Averages::new(decay, learning.params()));
-        let recompute = if train.checkpointing { Recompute::EVERYTHING } else { Recompute::NOTHING };
+        let averages = config.train.ema_decay.map(|decay| Averages::new(decay, learning.params()));
+        let recompute = if config.train.checkpointing { Recompute::EVERYTHING } else { Recompute::NOTHING };
         let session =
-            Self { backend, base, table, learning, averages, objective, samples, recompute, config };
+            Self { backend, base, table, learning, averages, objective, samples, holdout, recompute, config };
         session.check_words()?;
         Ok(session)
     }
@@ -127,9 +129,27 @@ impl Session {
     pub fn origin(&self) -> Result<Origin> {
         Ok(Origin {
             settings: self.config.deciding()?,
-            data: self.samples.fingerprint(),
+            data: self.data_fingerprint(),
             base: self.base.hash.clone(),
         })
+    }
+
+    /// Hash of all pictures and texts, those to test with included.
+    fn data_fingerprint(&self) -> String {
+        let learned = self.samples.fingerprint();
+        let Some(holdout) = &self.holdout else { return learned };
+        let tested = holdout.items().iter().flat_map(|item| [item.sha256.as_str(), item.caption.choose(0.0)]);
+        let parts: Vec<&str> = [learned.as_str()].into_iter().chain(tested).collect();
+        CacheKey::new("data", &parts).to_string()
+    }
+
+    /// The validation loss of the values that are saved; `None` when nothing is held out.
+    pub fn test(&mut self) -> Result<Option<f64>> {
+        let Some(mut holdout) = self.holdout.take() else { return Ok(None) };
+        let measure = || holdout.measure(&self.base, &self.objective, &self.backend);
+        let measured = self.with_result(measure);
+        self.holdout = Some(holdout);
+        measured.map(Some)
     }
 
     /// Moments, counters and running means, as host tensors.
@@ -167,23 +187,15 @@ impl Session {
         learner::focus(&self.learning.learners, done);
         let (mut gradients, mut loss, mut pictures) = (Gradients::default(), 0.0, Vec::new());
         for pass in done * accumulate..(done + 1) * accumulate {
-            let batch = self.samples.micro_batch(&self.base, &self.objective, pass, reporter)?;
-            let text = match &batch.states {
-                Some(states) => Text::States(states),
-                None => Text::Ids(&self.base.text_encoder, &batch.ids),
-            };
-            let input = StepInput {
-                latents: &batch.latents,
-                noise: &batch.noise,
-                timesteps: &batch.timesteps,
-                text,
-                share: &batch.share,
-            };
-            let output =
-                step::run(&self.backend, &self.base.unet, &self.objective, &input, self.step_options(pass))?;
-            loss += output.loss;
-            gradients.merge(self.backend.as_ref(), output.gradients)?;
-            pictures.extend(batch.pictures);
+            let batches = self.samples.micro_batches(&self.base, &self.objective, pass, reporter)?;
+            for (group, batch) in batches.into_iter().enumerate() {
+                let options = self.step_options(pass, group);
+                let output =
+                    step::run(&self.backend, &self.base.unet, &self.objective, &self.input(&batch), options)?;
+                loss += output.loss;
+                gradients.merge(self.backend.as_ref(), output.gradients)?;
+                pictures.extend(batch.pictures);
+            }
         }
         let not_finite =
             |what, value: f64, pictures| Err(TrainError::NotFinite { step: done + 1, what, value, pictures });
@@ -207,11 +219,26 @@ impl Session {
         Ok(Update { loss, grad_norm, rates })
     }
 
-    /// How a forward pass computes.
-    pub fn step_options(&self, pass: u64) -> StepOptions {
+    /// What a step sees of a micro-batch.
+    fn input<'a>(&'a self, batch: &'a MicroBatch) -> StepInput<'a> {
+        let text = match &batch.states {
+            Some(states) => Text::States(states),
+            None => Text::Ids(&self.base.text_encoder, &batch.ids),
+        };
+        StepInput {
+            input_noise: batch.input_noise.as_ref(),
+            channels: batch.channels.as_ref(),
+            weight: batch.weight.as_ref(),
+            ..StepInput::new(&batch.latents, &batch.noise, &batch.timesteps, text, &batch.share)
+        }
+    }
+
+    /// How a forward pass computes; `group` counts its micro-batches.
+    pub fn step_options(&self, pass: u64, group: usize) -> StepOptions {
         let lora = &self.config.lora;
         let drops = lora.unet.dropout > 0.0 || lora.text_encoder.dropout > 0.0;
-        let key = || DropoutKey(stream_at(self.config.train.seed, "dropout", pass).random64());
+        let name = if group == 0 { "dropout".to_owned() } else { format!("dropout {group}") };
+        let key = || DropoutKey(stream_at(self.config.train.seed, &name, pass).random64());
         StepOptions {
             dropout: drops.then(key),
             recompute: self.recompute,
@@ -231,6 +258,15 @@ impl Session {
                 base_name: self.base.short_name(),
                 step,
                 pictures: self.samples.dataset().items.len(),
+                round: self.samples.round_length() as usize,
+                folders: self
+                    .samples
+                    .dataset()
+                    .report
+                    .concepts
+                    .iter()
+                    .map(|concept| (concept.name.clone(), concept.repeats, concept.pictures))
+                    .collect(),
                 class_pictures: self.samples.class_dataset().map_or(0, |dataset| dataset.items.len()),
                 captions: self.samples.captions(),
             },

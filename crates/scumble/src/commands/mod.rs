@@ -4,6 +4,7 @@ mod adapter_files;
 pub mod bench;
 pub mod completions;
 pub mod convert;
+pub mod dataset;
 pub mod diff;
 pub mod extract;
 pub mod generate;
@@ -38,6 +39,7 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Diff(args) => diff::run(context, &args),
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
+        Command::Dataset(command) => dataset::run(context, command),
         Command::World(command) => world::run(context, command),
         Command::Completions(args) => completions::run(context, &args),
     }

@@ -165,23 +165,12 @@ impl Batch {
             states: random("bench text", &[args.batch, 77, width])?,
             timesteps: vec![500; args.batch],
             share: vec![1.0 / args.batch as f32; args.batch],
-            objective: Objective {
-                schedule: NoiseSchedule::from_config(&schedule)?,
-                prediction: PredictionType::Epsilon,
-                min_snr_gamma: None,
-                noise_offset: 0.0,
-            },
+            objective: Objective::plain(NoiseSchedule::from_config(&schedule)?, PredictionType::Epsilon),
         })
     }
 
     fn input(&self) -> StepInput<'_> {
-        StepInput {
-            latents: &self.latents,
-            noise: &self.noise,
-            timesteps: &self.timesteps,
-            text: Text::States(&self.states),
-            share: &self.share,
-        }
+        StepInput::new(&self.latents, &self.noise, &self.timesteps, Text::States(&self.states), &self.share)
     }
 }
 

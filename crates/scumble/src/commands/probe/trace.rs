@@ -21,12 +21,8 @@ pub fn run(context: &Context, args: &TraceArgs) -> Result {
     let files = model::open(&args.input.base.base)?;
     let unet = UNet::load(&files.unet.config, files.unet.weights.as_ref(), backend.as_ref(), dtype)?;
     let text_encoder = model::text_encoder(&files, backend.as_ref(), dtype)?;
-    let objective = Objective {
-        schedule: NoiseSchedule::from_config(&files.scheduler_config)?,
-        prediction: files.prediction_type,
-        min_snr_gamma: None,
-        noise_offset: 0.0,
-    };
+    let objective =
+        Objective::plain(NoiseSchedule::from_config(&files.scheduler_config)?, files.prediction_type);
     let networks = Networks { unet: &unet, text_encoder: &text_encoder };
     let mut outputs = Outputs::default();
     for (name, tensor) in trace::run(&backend, networks, &objective, &spec, &file)? {

@@ -9,7 +9,7 @@ use clap::Args;
 use toml::{Table, Value};
 
 use scumble_train::config::{
-    AdapterInit, AdapterKind, CaptionSource, Crop, Existing, FileFormat, FileType, Kind, Method, Precision,
+    AdapterInit, AdapterKind, CaptionSource, Crop, Existing, FileFormat, FileType, Kind, LossShape, MaskSource, Method, Precision,
     Prediction, Targets, Template, set_from_text,
 };
 
@@ -110,6 +110,9 @@ struct PictureOptions {
     /// Folder of pictures to learn from
     #[arg(short, long, value_name = "FOLDER")]
     images: Option<PathBuf>,
+    /// Dataset file (TOML) with several folders, instead of --images
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "images")]
+    dataset: Option<PathBuf>,
     /// Size of the training pictures, such as 512 or 512x768
     #[arg(long, value_name = "PIXELS", value_parser = crate::commands::size)]
     size: Option<[usize; 2]>,
@@ -131,6 +134,21 @@ struct PictureOptions {
     /// Show pictures mirrored half of the time
     #[arg(long)]
     flip: bool,
+    /// Train each picture at the size of its shape
+    #[arg(long)]
+    buckets: bool,
+    /// Shuffle what stands between commas, each time
+    #[arg(long)]
+    shuffle_tags: bool,
+    /// Parts of a text that stay at its front when others are shuffled
+    #[arg(long, value_name = "N")]
+    keep_tags: Option<usize>,
+    /// Share of the times that a picture is shown without text
+    #[arg(long, value_name = "SHARE")]
+    caption_dropout: Option<f64>,
+    /// Which part counts: none, auto, file (<name>.mask.png) or alpha
+    #[arg(long, value_name = "SOURCE")]
+    mask: Option<MaskSource>,
 }
 
 #[derive(Args)]
@@ -221,6 +239,9 @@ struct LearningOptions {
     /// Random brightness in the noise; 0.05 is usual
     #[arg(long, value_name = "NUMBER")]
     noise_offset: Option<f64>,
+    /// How differences count: l2, huber or smooth_l1
+    #[arg(long, value_name = "SHAPE")]
+    loss: Option<LossShape>,
     /// Everything random follows from this
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -270,6 +291,18 @@ struct WatchingOptions {
     /// Paint after every N updates
     #[arg(long, value_name = "N")]
     validate_every: Option<u64>,
+    /// Folder of pictures to test with (validation loss)
+    #[arg(long, value_name = "FOLDER")]
+    test_images: Option<PathBuf>,
+    /// Share of the pictures to test with instead of training on them
+    #[arg(long, value_name = "SHARE", conflicts_with = "test_images")]
+    hold_out: Option<f64>,
+    /// Test after every N updates
+    #[arg(long, value_name = "N")]
+    test_every: Option<u64>,
+    /// Stop after N tests without a better one
+    #[arg(long, value_name = "N")]
+    patience: Option<usize>,
 }
 
 impl TrainArgs {
@@ -310,6 +343,14 @@ impl TrainArgs {
         put("data.template", name(pictures.template));
         put("data.crop", name(pictures.crop));
         put("data.flip", flag(pictures.flip));
+        put("data.dataset", path(&pictures.dataset));
+        // It takes the place of a run file's folder.
+        put("data.folder", pictures.dataset.as_ref().map(|_| Value::String(String::new())));
+        put("data.buckets", flag(pictures.buckets));
+        put("data.shuffle_tags", flag(pictures.shuffle_tags));
+        put("data.keep_tags", pictures.keep_tags.map(number));
+        put("data.caption_dropout", pictures.caption_dropout.map(Value::Float));
+        put("mask.source", name(pictures.mask));
         put("data.class_prompt", text(&class.class_prompt));
         put("data.class_folder", path(&class.class_images));
         put("data.class_count", class.class_count.map(number));
@@ -335,6 +376,7 @@ impl TrainArgs {
         put("train.warmup", learning.warmup.map(number));
         put("train.min_snr_gamma", learning.min_snr_gamma.map(Value::Float));
         put("train.noise_offset", learning.noise_offset.map(Value::Float));
+        put("objective.loss", name(learning.loss));
         put("train.seed", learning.seed.map(number));
         put("train.checkpointing", flag(learning.checkpointing));
         put("train.memory", learning.memory.map(Value::Float));
@@ -349,6 +391,10 @@ impl TrainArgs {
         put("save.dtype", name(saving.save_type));
         put("validate.prompts", list(watching.validate.iter().map(String::as_str)));
         put("validate.every", watching.validate_every.map(number));
+        put("holdout.folder", path(&watching.test_images));
+        put("holdout.share", watching.hold_out.map(Value::Float));
+        put("holdout.every", watching.test_every.map(number));
+        put("holdout.patience", watching.patience.map(number));
         Ok(table)
     }
 }

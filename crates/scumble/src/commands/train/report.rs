@@ -68,6 +68,15 @@ impl Reporter for Watcher<'_> {
                     extra: &extra,
                 });
             }
+            Event::Tested { step, loss, best } => {
+                let least = if best.0 == step {
+                    "the least so far".to_owned()
+                } else {
+                    format!("the least was {:.4} after step {}", best.1, best.0)
+                };
+                let least = if step == 0 { "before training".to_owned() } else { least };
+                terminal.status(&format!("step {step}: validation loss {loss:.4}, {least}"));
+            }
             Event::Saved { step, files } => {
                 for file in files {
                     terminal.detail(&format!("step {step}: saved {}", file.display()));
@@ -83,10 +92,24 @@ impl Reporter for Watcher<'_> {
 
 /// The plan as a table for people.
 pub fn plan_text(plan: &Plan) -> String {
-    let mut rows = vec![
-        ("base", format!("{} ({})", plan.base, plan.family)),
-        ("pictures", format!("{} at {}x{}", plan.data.pictures, plan.width, plan.height)),
-    ];
+    let mut rows =
+        vec![("base", format!("{} ({})", plan.base, plan.family)), ("pictures", pictures_text(plan))];
+    for concept in &plan.data.concepts {
+        let times =
+            if concept.repeats > 1 { format!(", {} times a round", concept.repeats) } else { String::new() };
+        let weight =
+            if concept.weight == 1.0 { String::new() } else { format!(", weight {}", concept.weight) };
+        rows.push(("", format!("{}: {}{times}{weight}", concept.name, concept.pictures)));
+    }
+    if plan.data.masks > 0 {
+        rows.push(("masks", plan.data.masks.to_string()));
+    }
+    if plan.held_out > 0 {
+        rows.push((
+            "tested with",
+            format!("{} picture{}", plan.held_out, if plan.held_out == 1 { "" } else { "s" }),
+        ));
+    }
     if plan.class_pictures + plan.class_pictures_to_paint > 0 {
         let missing = plan.class_pictures_to_paint;
         let to_paint = if missing > 0 { format!(", {missing} to be painted first") } else { String::new() };
@@ -123,6 +146,20 @@ pub fn plan_text(plan: &Plan) -> String {
         format!("about {} ({:.2} s a step, estimated)", duration(plan.seconds), plan.seconds_per_step),
     ));
     rows.iter().map(|(name, value)| format!("  {name:<15} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// How many pictures, and at which sizes.
+fn pictures_text(plan: &Plan) -> String {
+    let sizes: Vec<String> = plan
+        .data
+        .buckets
+        .iter()
+        .map(|size| format!("{} at {}x{}", size.count, size.width, size.height))
+        .collect();
+    match sizes.len() {
+        0 | 1 => format!("{} at {}x{}", plan.data.pictures, plan.width, plan.height),
+        _ => format!("{}: {}", plan.data.pictures, sizes.join(", ")),
+    }
 }
 
 fn thousands(number: usize) -> String {
