@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, convert, dataset, diff, extract, generate, grid, inspect, merge, probe, resize, runs, train, world,
+    bench, completions, convert, dataset, diff, extract, generate, grid, inspect, merge, pretrain, probe, resize, runs, train, world,
 };
 use crate::terminal::{ColorChoice, Verbosity};
 
@@ -95,6 +95,8 @@ pub enum Command {
     /// Look at training pictures before training, or cut them
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
+    /// Train a base from nothing on the drawn little world
+    Pretrain(pretrain::PretrainArgs),
     /// Look at the drawn little world
     #[command(subcommand, hide = true)]
     World(world::WorldCommand),

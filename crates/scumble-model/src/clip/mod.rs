@@ -12,7 +12,7 @@ mod vision;
 
 use std::collections::BTreeMap;
 
-use scumble_tensor::{Backend, DType, Result, Tape, Tensor, Var};
+use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var};
 use serde_json::Value;
 
 use crate::files::{FileError, TensorInfo, TensorSource};
@@ -25,7 +25,7 @@ pub struct Clip {
     pub text: TextEncoder,
     /// Pictures.
     pub vision: Vision,
-    logit_scale: f32,
+    logit_scale: Param,
 }
 
 impl Clip {
@@ -54,13 +54,29 @@ impl Clip {
         Ok(Self {
             text: TextEncoder::load(&tower(config, "text_config"), &text, backend, dtype)?,
             vision: Vision::load(&tower(config, "vision_config"), &vision, backend, dtype)?,
-            logit_scale: scale,
+            logit_scale: Param::frozen(SCALE, Tensor::scalar(scale)?),
+        })
+    }
+
+    /// Builds it with random weights, for training from scratch; similarities begin multiplied by 1 / 0.07 (Radford et
+    /// al. 2021, section 2.5).
+    pub fn fresh(config: &Value, seed: u64, backend: &dyn Backend, dtype: DType) -> crate::Result<Self> {
+        let scale = Tensor::scalar((1.0f32 / 0.07).ln())?;
+        Ok(Self {
+            text: TextEncoder::fresh_projected(&tower(config, "text_config"), seed, backend, dtype)?,
+            vision: Vision::fresh(&tower(config, "vision_config"), seed, backend, dtype)?,
+            logit_scale: Param::frozen(SCALE, scale),
         })
     }
 
     /// What similarities are multiplied by: `exp(logit_scale)`.
-    pub fn scale(&self) -> f32 {
-        self.logit_scale.exp()
+    pub fn scale(&self) -> Result<f32> {
+        Ok(self.logit_scale.value().item::<f32>()?.exp())
+    }
+
+    /// Logarithm of what similarities are multiplied by, a scalar on the host.
+    pub fn logit_scale(&self) -> &Param {
+        &self.logit_scale
     }
 
     /// i64 `ids [n, tokens]` -> `[n, projection width]`, not normalised.

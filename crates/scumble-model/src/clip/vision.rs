@@ -97,8 +97,21 @@ impl Vision {
         backend: &dyn Backend,
         dtype: DType,
     ) -> crate::Result<Self> {
-        let config = VisionConfig::parse(config)?;
         let loader = Loader::new(COMPONENT, weights, backend, dtype).tolerating(&["embeddings.position_ids"]);
+        Self::build(config, loader)
+    }
+
+    pub(super) fn fresh(
+        config: &Value,
+        seed: u64,
+        backend: &dyn Backend,
+        dtype: DType,
+    ) -> crate::Result<Self> {
+        Self::build(config, Loader::fresh(COMPONENT, seed, backend, dtype))
+    }
+
+    fn build(config: &Value, loader: Loader<'_>) -> crate::Result<Self> {
+        let config = VisionConfig::parse(config)?;
         let (root, width) = (loader.root(), config.width);
         let model = root.at("vision_model");
         let embeddings = model.at("embeddings");

@@ -65,15 +65,26 @@ impl TextEncoder {
         let loader = Loader::new(COMPONENT, weights, backend, dtype)
             .with_aliases(|name| name.strip_prefix("text_model.").map(str::to_owned))
             .tolerating(&["embeddings.position_ids"]);
-        Self::build(config, loader)
+        let projected = loader.has("text_projection.weight");
+        Self::build(config, loader, projected)
     }
 
-    /// Builds it with random weights, for training from scratch and benchmarks.
+    /// Builds it with random weights, for training from scratch and benchmarks; without a projection.
     pub fn fresh(config: &Value, seed: u64, backend: &dyn Backend, dtype: DType) -> crate::Result<Self> {
-        Self::build(config, Loader::fresh(COMPONENT, seed, backend, dtype))
+        Self::build(config, Loader::fresh(COMPONENT, seed, backend, dtype), false)
     }
 
-    fn build(config: &Value, loader: Loader<'_>) -> crate::Result<Self> {
+    /// As [`TextEncoder::fresh`], with the projection into CLIP's common space.
+    pub fn fresh_projected(
+        config: &Value,
+        seed: u64,
+        backend: &dyn Backend,
+        dtype: DType,
+    ) -> crate::Result<Self> {
+        Self::build(config, Loader::fresh(COMPONENT, seed, backend, dtype), true)
+    }
+
+    fn build(config: &Value, loader: Loader<'_>, projected: bool) -> crate::Result<Self> {
         let config = TextEncoderConfig::parse(config)?;
         let (root, width) = (loader.root(), config.width);
         let model = root.at("text_model");
@@ -92,10 +103,8 @@ impl TextEncoder {
         let layers = (0..config.layers).map(layer).collect::<crate::Result<_>>()?;
         let final_norm = model.at("final_layer_norm").layer_norm(width, config.eps)?;
         let projection = root.at("text_projection");
-        let projection = projection
-            .has("weight")
-            .then(|| projection.linear(width, config.projection_width, false))
-            .transpose()?;
+        let projection =
+            projected.then(|| projection.linear(width, config.projection_width, false)).transpose()?;
         let modules = loader.finish()?;
         Ok(Self { config, modules, tokens, positions, layers, final_norm, projection })
     }

@@ -9,12 +9,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::bpe::MAX_ID;
-use super::{AddedToken, CLIP_LENGTH, Result, SpecialTokens, Tokenizer, TokenizerError};
+use super::{AddedToken, CLIP_LENGTH, Result, SpecialTokens, Tokenizer, TokenizerError, TokenizerFiles};
 
 /// Larger files are refused unread; the largest known is 4 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -26,6 +26,15 @@ type Merges = Vec<(String, String)>;
 impl Tokenizer {
     /// The tokenizer of a folder.
     pub fn from_folder(folder: &Path) -> Result<Self> {
+        Self::from_source(Source::Folder(folder))
+    }
+
+    /// The tokenizer that a folder with these files would have.
+    pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
+        Self::from_source(Source::Memory(files))
+    }
+
+    fn from_source(folder: Source<'_>) -> Result<Self> {
         let config = object(folder, "tokenizer_config.json")?.unwrap_or_default();
         let whole = object(folder, "tokenizer.json")?;
         let (vocabulary, merges) = vocabulary_and_merges(folder, whole.as_ref())?;
@@ -48,6 +57,33 @@ impl Tokenizer {
     }
 }
 
+/// Where the files are.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Folder(&'a Path),
+    Memory(&'a TokenizerFiles),
+}
+
+impl Source<'_> {
+    /// For messages.
+    fn path(self) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.to_owned(),
+            Self::Memory(_) => "(in the program)".into(),
+        }
+    }
+
+    /// A text file; `None` when there is none.
+    fn text(self, name: &str) -> Result<Option<String>> {
+        match self {
+            Self::Folder(folder) => text(&folder.join(name)),
+            Self::Memory(files) => {
+                Ok(files.iter().find(|(other, _)| *other == name).map(|(_, text)| text.clone()))
+            }
+        }
+    }
+}
+
 fn max_length(config: &Map<String, Value>) -> Result<usize> {
     let Some(value) = config.get("model_max_length").filter(|value| !value.is_null()) else {
         return Ok(CLIP_LENGTH);
@@ -63,16 +99,15 @@ fn max_length(config: &Map<String, Value>) -> Result<usize> {
 }
 
 fn vocabulary_and_merges(
-    folder: &Path,
+    folder: Source<'_>,
     whole: Option<&Map<String, Value>>,
 ) -> Result<(HashMap<String, u32>, Merges)> {
     if let Some(vocabulary) = object(folder, "vocab.json")? {
-        let path = folder.join("merges.txt");
-        let missing = || TokenizerError::NoVocabulary { path: folder.to_owned() };
-        let merges = text(&path)?.ok_or_else(missing)?;
+        let missing = || TokenizerError::NoVocabulary { path: folder.path() };
+        let merges = folder.text("merges.txt")?.ok_or_else(missing)?;
         return Ok((ids(&vocabulary, "vocab.json")?, merge_lines(&merges)?));
     }
-    let Some(whole) = whole else { return Err(TokenizerError::NoVocabulary { path: folder.to_owned() }) };
+    let Some(whole) = whole else { return Err(TokenizerError::NoVocabulary { path: folder.path() }) };
     let model = whole.get("model");
     let part = |name: &str| model.and_then(|model| model.get(name));
     let wrong = |what: &str, expected: &str| {
@@ -182,7 +217,7 @@ fn added_tokens_list(whole: &Map<String, Value>) -> Result<Vec<(u32, AddedToken)
     list.into_iter().flatten().map(entry).collect()
 }
 
-fn added_tokens_map(folder: &Path) -> Result<Vec<(u32, AddedToken)>> {
+fn added_tokens_map(folder: Source<'_>) -> Result<Vec<(u32, AddedToken)>> {
     let file = "added_tokens.json";
     let list = object(folder, file)?.unwrap_or_default();
     let entry =
@@ -191,10 +226,9 @@ fn added_tokens_map(folder: &Path) -> Result<Vec<(u32, AddedToken)>> {
 }
 
 /// A file that must hold a JSON object; `None` when there is no such file.
-fn object(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
-    let path = folder.join(name);
-    let Some(text) = text(&path)? else { return Ok(None) };
-    let file = path.display().to_string();
+fn object(folder: Source<'_>, name: &str) -> Result<Option<Map<String, Value>>> {
+    let Some(text) = folder.text(name)? else { return Ok(None) };
+    let file = folder.path().join(name).display().to_string();
     let value: Value = serde_json::from_str(&text)
         .map_err(|error| TokenizerError::content(&file, "content", "valid JSON", error))?;
     match value {

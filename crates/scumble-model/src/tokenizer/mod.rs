@@ -26,7 +26,7 @@ pub use added::AddedToken;
 use added::AddedTokens;
 use bpe::Bpe;
 pub(crate) use embedded::CLIP_VOCABULARY;
-pub use embedded::clip_files;
+pub use embedded::{TokenizerFiles, clip_files, reduced_clip_files};
 
 /// A tokenizer's result.
 pub type Result<T> = std::result::Result<T, TokenizerError>;

@@ -126,6 +126,20 @@ impl Vae {
 
     /// `picture [n, h, w, 3]` in -1..1 -> the distribution of its latents, not scaled.
     pub fn encode<'m>(&'m self, tape: &Tape<'m>, picture: &Var) -> Result<Moments> {
+        let h = self.moments(tape, picture)?;
+        let (backend, latent) = (tape.backend(), self.config.latent_channels);
+        let half = |start| -> Result<Tensor> {
+            backend.download(&backend.cast(&backend.slice_channels(h.value(), start, latent)?, DType::F32)?)
+        };
+        let (mean, logvar) = (half(0)?, half(latent)?);
+        let clamped = logvar.as_slice::<f32>()?.iter().map(|value| value.clamp(-30.0, 20.0));
+        let logvar = Tensor::from_slice(&clamped.collect::<Vec<_>>(), logvar.dims())?;
+        Ok(Moments { mean, logvar })
+    }
+
+    /// As [`Vae::encode`], on the tape: `[n, h, w, 2 * latent channels]`, the mean and behind it the logarithm of the
+    /// variance, not clamped.
+    pub fn moments<'m>(&'m self, tape: &Tape<'m>, picture: &Var) -> Result<Var> {
         let [_, height, width, channels] = picture.value().nhwc("vae")?;
         if channels != self.config.in_channels {
             return Err(shape_error("vae", "channels of the picture", self.config.in_channels, channels));
@@ -140,18 +154,11 @@ impl Vae {
             ));
         }
         let picture = cast(tape, picture, self.dtype())?;
-        let mut h = self.encoder.forward(tape, &picture)?;
-        if let Some(quant) = &self.quant {
-            h = quant.forward(tape, &h)?;
+        let h = self.encoder.forward(tape, &picture)?;
+        match &self.quant {
+            Some(quant) => quant.forward(tape, &h),
+            None => Ok(h),
         }
-        let (backend, latent) = (tape.backend(), self.config.latent_channels);
-        let half = |start| -> Result<Tensor> {
-            backend.download(&backend.cast(&backend.slice_channels(h.value(), start, latent)?, DType::F32)?)
-        };
-        let (mean, logvar) = (half(0)?, half(latent)?);
-        let clamped = logvar.as_slice::<f32>()?.iter().map(|value| value.clamp(-30.0, 20.0));
-        let logvar = Tensor::from_slice(&clamped.collect::<Vec<_>>(), logvar.dims())?;
-        Ok(Moments { mean, logvar })
     }
 
     /// `latents [n, h, w, latent channels]`, not scaled -> `[n, 8 h, 8 w, 3]`, about -1..1, not clamped.

@@ -13,6 +13,7 @@ pub mod inspect;
 mod losses;
 pub mod merge;
 mod model;
+pub mod pretrain;
 pub mod probe;
 pub mod resize;
 pub mod runs;
@@ -40,6 +41,7 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Probe(command) => probe::run(context, command),
         Command::Bench(command) => bench::run(context, command),
         Command::Dataset(command) => dataset::run(context, command),
+        Command::Pretrain(args) => pretrain::run(context, &args),
         Command::World(command) => world::run(context, command),
         Command::Completions(args) => completions::run(context, &args),
     }
