@@ -18,8 +18,11 @@ use scumble_train::TrainConfig;
 use scumble_train::data::CaptionRules;
 use scumble_train::picture::{DecodeOptions, Infotext, decode, png};
 
+/// What a target does with its bytes.
+pub type Entry = fn(&[u8]);
+
 /// Every entry by name.
-pub const ENTRIES: [(&str, fn(&[u8])); 9] = [
+pub const ENTRIES: [(&str, Entry); 9] = [
     ("safetensors", safetensors),
     ("torch", torch),
     ("adapter", adapter),

@@ -102,17 +102,15 @@ def models(folder):
     check("`convert sd2.safetensors folder`", "from_pretrained", base, theirs(folder_of(folder / "sd2")))
 
 
-def strengthened(folder):
-    """The fixture adapter is too gentle to be seen in a picture of 64 pixels; twenty times as strong it is."""
-    tensors = load_file(FIXTURES / "lora/peft.safetensors")
-    strong = {key: value * 20 if "lora_B" in key else value for key, value in tensors.items()}
-    save_file(strong, folder / "strong.safetensors")
-    return folder / "strong.safetensors"
+def embedded(folder):
+    """The base inside the program, and its export."""
+    scumble("export-base", "world", cwd=folder)
+    check("`export-base`", "from_pretrained", ours(folder, "embedded"), theirs(folder_of(folder / "world")))
 
 
 def adapters(folder):
     base = ours(folder, SD1)
-    source = strengthened(folder)
+    source = FIXTURES / "lora/peft.safetensors"
     for dialect in ["kohya", "peft"]:
         target = f"{dialect}.safetensors"
         scumble("convert", source, target, "--to", dialect, "--for", SD1, cwd=folder)
@@ -168,7 +166,9 @@ def trained(folder):
     words = ["--token", "<s1>", "--init", "dog", "--set", "train.lr_tokens=0.2", "--save-type", "f32"]
     base = ours(folder, SD1, prompt=prompt)
     run = train("textual-inversion", "words", *words)
-    for file in sorted(run.glob("*.safetensors")):
+    files = sorted((run / "embeddings").glob("*.safetensors"))
+    assert len(files) == 2, files
+    for file in files:
         pipe = folder_of(SD1)
         pipe.load_textual_inversion(file, token="<s1>")
         name = f"{file.relative_to(folder)}:<s1>"
@@ -176,14 +176,13 @@ def trained(folder):
               ours(folder, SD1, "--embedding", name, prompt=prompt), theirs(pipe, prompt), base)
 
     run = train("pivotal", "pivot", *words, "--format", "kohya", "--format", "peft", "--text-encoder")
-    files = sorted(run.glob("*.safetensors"))
-    is_words = lambda file: file.stem.startswith("s1") or file.stem.endswith(("-s1", "-s1-diffusers"))
-    found = {True: [], False: []}
-    for file in files:
-        found[is_words(file)].append(file)
-    assert found[True] and found[False], [file.name for file in files]
-    for adapter in found[False]:
-        for word in found[True]:
+    # kohya files bring their words along, for AUTOMATIC1111; diffusers refuses a file with anything but factors.
+    scumble("convert", run / "pivot.safetensors", run / "plain.safetensors", "--to", "kohya", "--tokens", "omit", "--for", SD1,
+            cwd=folder)
+    adapters, words = [run / "plain.safetensors", run / "pivot-peft.safetensors"], sorted((run / "embeddings").glob("*.safetensors"))
+    assert len(words) == 2, run
+    for adapter in adapters:
+        for word in words:
             pipe = folder_of(SD1)
             pipe.load_textual_inversion(word, token="<s1>")
             pipe.load_lora_weights(adapter)
@@ -195,7 +194,7 @@ def trained(folder):
     run = train("full", "whole", "--lr", 0.001)
     whole = next(path.parent for path in sorted(run.rglob("model_index.json")))
     name = whole.relative_to(folder)
-    mine = ours(folder, SD1 if not whole else name)
+    mine = ours(folder, name)
     check("`train --method full`: the folder", "from_pretrained", mine, theirs(folder_of(whole)), base)
     scumble("convert", name, "whole.safetensors", cwd=folder)
     check("the same, `convert`ed to a single file", "from_single_file, config=tiny-sd1", mine,
@@ -207,7 +206,7 @@ def main():
           f"torch {torch.__version__}, safetensors {safetensors.__version__}\n")
     print("| written by scumble | read with | largest difference of a pixel, of 255 |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for case in [models, adapters, embeddings, trained]:
+        for case in [models, embedded, adapters, embeddings, trained]:
             place = pathlib.Path(folder) / case.__name__
             place.mkdir()
             case(place)

@@ -121,7 +121,7 @@ fn kinds_norms_and_biases_are_summed() {
     let attention = "unet.mid_block.attentions.0.transformer_blocks.0.attn1";
     let convolution = "unet.mid_block.resnets.0.conv1";
     let mut one = Adapter::default();
-    let mut put = |adapter: &mut Adapter, path: &str, change: Change, bias, magnitude| {
+    let put = |adapter: &mut Adapter, path: &str, change: Change, bias, magnitude| {
         let factors = ModuleFactors::new(path, Some(change), bias, magnitude).unwrap();
         adapter.modules.insert(path.to_owned(), factors);
     };
@@ -264,7 +264,7 @@ fn tokens_come_along() {
 
     // To a single file they go beside it, two rows in one file.
     let saved = opened.save(&path("c.safetensors"), Layout::Safetensors, &mut |_| ()).unwrap();
-    let names = ["c.s1.pt", "c.s2.pt", "c.s1-2.pt"].map(|name| path(name));
+    let names = ["c.s1.pt", "c.s2.pt", "c.s1-2.pt"].map(&path);
     assert_eq!(saved.embeddings, names);
     let source = open_any(&names[2]).unwrap();
     let key = source.names().into_iter().find(|name| name.starts_with("string_to_param")).unwrap();
@@ -287,7 +287,7 @@ fn what_has_no_place_is_named() {
     let options = BakeOptions::default();
     let mut sd2 = open(&fixture("tiny-sd2"));
     let message = refused(&mut sd2, &[input(&adapter, Weights::default())], options);
-    assert!(message.contains("attn2.to_k") && message.contains("more"), "{message}");
+    assert!(message.contains("self_attn.k_proj") && message.contains("more"), "{message}");
     let mut sd1 = open(&fixture("tiny-sd1"));
     let message = refused(&mut sd1, &[input(&adapter, Weights::all(f32::NAN))], options);
     assert!(message.contains("no weight"), "{message}");

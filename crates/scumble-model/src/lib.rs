@@ -6,6 +6,7 @@
 //! * [`tokenizer`]: text to ids; [`prompt`]: weights, breaks and chunks.
 //! * [`schedule`], [`scheduler_config`], [`sampler`]: how much noise when, and how to take it away again.
 //! * [`pipeline`]: from text to picture with all of these.
+//! * [`clip`]: CLIP's dual encoder, which judges pictures; [`resample`]: how pictures change their size.
 //!
 //! Deliberately not here: adapters' file dialects, datasets, optimizers, and any kernel.
 
@@ -16,6 +17,7 @@ pub mod files;
 pub mod nn;
 pub mod pipeline;
 pub mod prompt;
+pub mod resample;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduler_config;

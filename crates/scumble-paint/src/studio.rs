@@ -118,6 +118,11 @@ impl Studio {
         sampler_kind(&self.scheduler_config, request)
     }
 
+    /// Pixels of a side that the base was made for.
+    pub fn own_side(&self) -> usize {
+        self.own_side
+    }
+
     fn towers(&self) -> Towers<'_> {
         Towers { unet: Some(self.unet.modules()), text_encoder: Some(self.text_encoder.modules()) }
     }

@@ -49,7 +49,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// A fresh UNet on the autoencoder and the text encoder that the earlier stages left below `out`.
+    /// A fresh UNet, or that of the stage `sizes.from`, on the autoencoder and the text encoder that the earlier stages left below `out`.
     pub fn new(sizes: &Diffusion, train: &Train, out: &Path, backend: &Arc<dyn Backend>) -> Result<Self> {
         let device = backend.as_ref();
         let vae_folder = model_folder(out, &sizes.autoencoder);
@@ -60,16 +60,28 @@ impl Task {
         let (text_config, clip, tokenizer_files) =
             contrastive::text_of(&model_folder(out, "contrastive"), device)?;
         let tokenizer = Tokenizer::from_files(&tokenizer_files)?;
-        let text = TextEncoder::fresh(&text_config, train.seed, device, DType::F32)?;
-        copy(clip.text.params(), text.params())?;
-        let config = config(sizes, side / vae.downscale(), vae.config().latent_channels, text.config().width);
-        let unet = UNet::fresh(&config, train.seed, device, DType::F32)?;
-        let objective = Objective {
-            schedule: NoiseSchedule::from_config(&scheduler())?,
-            prediction: PredictionType::VPrediction,
-            min_snr_gamma: None,
-            noise_offset: 0.0,
+        let earlier = sizes.from.as_deref().map(|stage| model_folder(out, stage));
+        let text = match &earlier {
+            Some(folder) => {
+                let weights = SafetensorsFile::open(&folder.join("text_encoder").join(folder::TEXT_WEIGHTS))?;
+                TextEncoder::load(&text_config, &weights, device, DType::F32)?
+            }
+            None => {
+                let text = TextEncoder::fresh(&text_config, train.seed, device, DType::F32)?;
+                copy(clip.text.params(), text.params())?;
+                text
+            }
         };
+        let config = config(sizes, side / vae.downscale(), vae.config().latent_channels, text.config().width);
+        let unet = match &earlier {
+            Some(folder) => {
+                let weights = SafetensorsFile::open(&folder.join("unet").join(folder::DIFFUSION_WEIGHTS))?;
+                UNet::load(&config, &weights, device, DType::F32)?
+            }
+            None => UNet::fresh(&config, train.seed, device, DType::F32)?,
+        };
+        let schedule = NoiseSchedule::from_config(&scheduler())?;
+        let objective = Objective::plain(schedule, PredictionType::VPrediction);
         Ok(Self {
             sizes: sizes.clone(),
             train: train.clone(),
@@ -165,23 +177,18 @@ impl session::Task for Task {
         for (&visit, &scene) in visits.iter().zip(&scenes) {
             let one = self.latents(scene, visit)?;
             let &[h, w, c] = one.dims() else { continue };
-            let (timestep, drawn) = self.objective.draw(self.train.seed, Role::Instance, visit, [h, w, c])?;
+            let drawn = self.objective.draw(self.train.seed, Role::Instance, visit, [h, w, c])?;
             latents.extend_from_slice(one.as_slice::<f32>()?);
-            noise.extend(drawn);
-            timesteps.push(timestep);
+            noise.extend(drawn.noise);
+            timesteps.push(drawn.timestep);
             ids.extend(self.tokenizer.encode(&self.caption(scene, visit)));
             dims = vec![batch, h, w, c];
         }
         let (latents, noise) = (Tensor::from_slice(&latents, &dims)?, Tensor::from_slice(&noise, &dims)?);
         let ids = Tensor::from_slice(&ids, &[batch, self.tokenizer.max_length()])?;
         let share = vec![1.0 / batch as f32; batch];
-        let input = StepInput {
-            latents: &latents,
-            noise: &noise,
-            timesteps: &timesteps,
-            text: Text::Ids(&self.text, &ids),
-            share: &share,
-        };
+        let text = Text::Ids(&self.text, &ids);
+        let input = StepInput::new(&latents, &noise, &timesteps, text, &share);
         let output = step::run(&self.backend, &self.unet, &self.objective, &input, StepOptions::default())?;
         Ok((output.loss, output.gradients))
     }

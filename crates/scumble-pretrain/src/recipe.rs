@@ -122,6 +122,10 @@ pub struct Encoder {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Diffusion {
+    /// Folder's name of an earlier stage of the same sizes to go on from; without it, a fresh UNet beside the dual encoder's
+    /// text encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Folder's name of the autoencoder's stage.
     #[serde(default = "autoencoder")]
     pub autoencoder: String,
@@ -227,7 +231,7 @@ impl Autoencoder {
         require(
             "stage.side",
             self.side,
-            drawable && self.side % step == 0,
+            drawable && self.side.is_multiple_of(step),
             "16 to 1024 and a multiple of the latents' step",
         )?;
         require("stage.layers", self.layers, (1..=8).contains(&self.layers), "1 to 8")?;
@@ -244,7 +248,7 @@ impl Autoencoder {
 impl Contrastive {
     fn check(&self) -> Result<()> {
         let drawable = scumble_world::paint::SIZES.contains(&self.side);
-        let divides = self.patch > 0 && self.side % self.patch == 0;
+        let divides = self.patch > 0 && self.side.is_multiple_of(self.patch);
         require("stage.side", self.side, drawable && divides, "16 to 1024 and a multiple of stage.patch")?;
         require("stage.merges", self.merges, self.merges <= 48_894, "at most 48894")?;
         require("stage.projection", self.projection, (1..=4096).contains(&self.projection), "1 to 4096")?;
@@ -255,7 +259,8 @@ impl Contrastive {
 
 impl Encoder {
     fn check(&self, key: &str) -> Result<()> {
-        let fits = self.heads > 0 && (1..=4096).contains(&self.width) && self.width % self.heads == 0;
+        let fits =
+            self.heads > 0 && (1..=4096).contains(&self.width) && self.width.is_multiple_of(self.heads);
         require(&format!("{key}.width"), self.width, fits, "1 to 4096 and a multiple of its heads")?;
         require(&format!("{key}.layers"), self.layers, (1..=48).contains(&self.layers), "1 to 48")
     }
@@ -264,6 +269,7 @@ impl Encoder {
 impl Diffusion {
     fn check(&self) -> Result<()> {
         require_name("stage.autoencoder", &self.autoencoder)?;
+        require_name("stage.from", self.from.as_deref().unwrap_or("-"))?;
         require_levels(&self.channels, self.groups)?;
         let levels = self.attention_levels <= self.channels.len();
         require("stage.attention_levels", self.attention_levels, levels, "at most the number of levels")?;

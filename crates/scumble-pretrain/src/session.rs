@@ -163,7 +163,14 @@ impl Run {
         let lr = self.learners.iter().map(rate).collect();
         self.done += 1;
         let seconds = start.elapsed().as_secs_f64();
-        self.metrics.append(StepRecord { step: self.done, loss, lr, grad_norm: norm, seconds })?;
+        self.metrics.append(StepRecord {
+            step: self.done,
+            loss,
+            lr,
+            grad_norm: norm,
+            seconds,
+            validation_loss: None,
+        })?;
         Ok(Report { done: self.done, steps: self.train.steps, loss, seconds })
     }
 
@@ -181,7 +188,7 @@ impl Run {
         self.averages.in_place(|| task.write(whole.path()))?;
         whole.commit()?;
         let points: Vec<(u64, f64)> = self.metrics.records().iter().map(|r| (r.step, r.loss)).collect();
-        let plot = LossPlot { title: "loss", x_label: "updates", points: &points };
+        let plot = LossPlot { title: "loss", x_label: "updates", points: &points, tests: &[] };
         png::write(&self.folder.join("loss.png"), &plot.render(), &[])?;
         self.saved = Some(self.done);
         Ok(())

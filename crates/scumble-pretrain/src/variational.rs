@@ -80,7 +80,7 @@ fn inside(logvar: f32) -> bool {
 /// Channels of a latent and the numbers.
 fn host(backend: &dyn Backend, moments: &Tensor) -> Result<(usize, Vec<f32>)> {
     let channels = moments.shape().last() / 2;
-    if channels == 0 || moments.shape().last() % 2 != 0 {
+    if channels == 0 || !moments.shape().last().is_multiple_of(2) {
         return Err(shape_error("variational sample", "moments", "[n, h, w, 2 c]", moments.shape()));
     }
     Ok((channels, backend.download(moments)?.to_vec::<f32>()?))

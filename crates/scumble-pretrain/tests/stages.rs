@@ -1,5 +1,7 @@
 //! All three stages, small: they learn, they repeat to the byte, they go on after an end, and what they leave opens.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +85,7 @@ fn model(out: &Path, name: &str) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn twenty_updates_repeat_and_survive_an_interruption_and_leave_a_base_that_opens() {
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut diffusion = Vec::new();
     for (name, text) in STAGES {
         let losses = stage(text, whole.path(), false, 20);
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
@@ -91,7 +94,13 @@ fn twenty_updates_repeat_and_survive_an_interruption_and_leave_a_base_that_opens
         again.extend(stage(text, broken.path(), true, 20));
         assert_eq!(again, losses, "{name} repeats");
         assert_eq!(model(broken.path(), name), model(whole.path(), name), "{name}, to the byte");
+        diffusion = losses;
     }
+    // Another one goes on where that one ended.
+    let more =
+        format!("name = \"longer\"\n{DIFFUSION}").replace("channels =", "from = \"diffusion\", channels =");
+    let losses = stage(&more, whole.path(), false, 20);
+    assert!(losses[0] < diffusion[0], "{} after {}", losses[0], diffusion[0]);
     let folder = model_folder(whole.path(), "diffusion");
     let files = BaseFiles::open(&folder.display().to_string(), &BaseOptions::default()).unwrap();
     assert_eq!(files.tokenizer.open().unwrap().tokenize_all("a red boat").len(), 3);
@@ -99,6 +108,29 @@ fn twenty_updates_repeat_and_survive_an_interruption_and_leave_a_base_that_opens
     assert!(factor > 0.0 && factor != 1.0, "{factor}");
     let clip = SafetensorsFile::open(&model_folder(whole.path(), "contrastive").join("model.safetensors"));
     assert_eq!(clip.unwrap().info("logit_scale").unwrap().numel(), 1);
+}
+
+#[test]
+fn a_second_autoencoder_goes_on_from_the_first() {
+    let out = tempfile::tempdir().unwrap();
+    let first = stage(AUTOENCODER, out.path(), false, 20);
+    let more =
+        format!("name = \"more\"\n{AUTOENCODER}").replace("side = 16", "side = 16, from = \"autoencoder\"");
+    let second = stage(&more, out.path(), false, 20);
+    assert!(second[0] < first[0], "{} after {}", second[0], first[0]);
+    assert_ne!(model(out.path(), "more"), model(out.path(), "autoencoder"));
+    let missing =
+        more.replace("from = \"autoencoder\"", "from = \"nothing\"").replace("\"more\"", "\"other\"");
+    let result = run(
+        &Recipe::parse(&missing).unwrap(),
+        out.path(),
+        false,
+        &backend(),
+        &|_: &Report| {},
+        &AtomicBool::new(false),
+    );
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("nothing"), "{error}");
 }
 
 #[test]
@@ -127,6 +159,7 @@ fn recipes_that_can_not_be_are_refused_by_name() {
         ("ema = 0.9", "ema = 1.0", "train.ema"),
         ("lr = 4e-3", "lr = nan", "train.lr"),
         ("kl = 1e-4", "kl = 1e-4, kll = 1", "kll"),
+        ("kl = 1e-4", "kl = 1e-4, from = \"../x\"", "stage.from"),
     ] {
         let error = Recipe::parse(&AUTOENCODER.replace(from, to)).unwrap_err().to_string();
         assert!(error.contains(word), "{to}: {error}");
@@ -137,8 +170,8 @@ fn recipes_that_can_not_be_are_refused_by_name() {
 #[test]
 fn the_bundled_recipes_are_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/embedded");
-    let names: Vec<_> = ["1-autoencoder", "2-contrastive", "3-diffusion"]
-        .map(|name| Recipe::read(&folder.join(format!("{name}.toml"))).unwrap().stage.name())
-        .into();
-    assert_eq!(names, ["autoencoder", "contrastive", "diffusion"]);
+    let files = ["1-autoencoder", "2-autoencoder-colours", "3-contrastive", "4-diffusion"];
+    let names =
+        files.map(|name| Recipe::read(&folder.join(format!("{name}.toml"))).unwrap().name().to_owned());
+    assert_eq!(names, ["autoencoder", "autoencoder-colours", "contrastive", "diffusion"]);
 }

@@ -273,6 +273,6 @@ mod tests {
         assert_eq!(describe(&config, &facts()).unwrap(), all);
         let several = Facts { folders: vec![("a".into(), 2, 1), ("b".into(), 1, 3)], ..facts() };
         let dirs = &describe(&config, &several).unwrap()["ss_dataset_dirs"];
-        assert_eq!(dirs, r#"{"a":{"img_count":1,"n_repeats":2},"b":{"img_count":3,"n_repeats":1}}"#);
+        assert_eq!(dirs, r#"{"a":{"n_repeats":2,"img_count":1},"b":{"n_repeats":1,"img_count":3}}"#);
     }
 }

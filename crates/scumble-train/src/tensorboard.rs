@@ -106,6 +106,7 @@ fn scalars(entry: &StepRecord, wall_time: f64) -> Vec<u8> {
         ("grad_norm".to_owned(), entry.grad_norm),
         ("seconds".to_owned(), entry.seconds),
     ];
+    tags.extend(entry.validation_loss.map(|loss| ("validation_loss".to_owned(), loss)));
     tags.extend(entry.lr.iter().map(|(group, rate)| (format!("lr/{group}"), *rate)));
     let mut summary = Vec::new();
     for (tag, number) in tags {
@@ -216,7 +217,7 @@ mod tests {
 
     fn entry(step: u64) -> StepRecord {
         let lr = BTreeMap::from([("unet".to_owned(), 1e-4)]);
-        StepRecord { step, loss: 1.0 / step as f64, lr, grad_norm: 0.5, seconds: 0.25 }
+        StepRecord { step, loss: 1.0 / step as f64, lr, grad_norm: 0.5, seconds: 0.25, validation_loss: None }
     }
 
     /// Lengths and checksums of all records are right; their data.
@@ -243,12 +244,14 @@ mod tests {
 
     #[test]
     fn an_update_is_the_bytes_that_tensorboard_writes() {
-        let entry = StepRecord { lr: BTreeMap::new(), ..entry(300) };
+        let entry = StepRecord { lr: BTreeMap::new(), validation_loss: Some(0.125), ..entry(300) };
         let value = |tag: &str, number: f32| {
             let inner = [&[0x0a, tag.len() as u8], tag.as_bytes(), &[0x15], &number.to_le_bytes()].concat();
             [&[0x0a, inner.len() as u8], inner.as_slice()].concat()
         };
-        let summary = [value("loss", 1.0 / 300.0), value("grad_norm", 0.5), value("seconds", 0.25)].concat();
+        let numbers =
+            [("loss", 1.0 / 300.0), ("grad_norm", 0.5), ("seconds", 0.25), ("validation_loss", 0.125)];
+        let summary = numbers.map(|(tag, number)| value(tag, number)).concat();
         let expected = [
             [0x09].as_slice(),
             &2.5f64.to_le_bytes(),

@@ -57,6 +57,12 @@ fn load(path: &Path, unet: &UNet) -> Adapter {
     load_adapter(path, &table, ReadOptions { partial: true }).unwrap().adapter
 }
 
+/// Whether a module's output counts: in the middle of the smallest pictures one token attends to itself, whatever query and
+/// key are.
+fn counts(path: &str) -> bool {
+    !(path.starts_with("unet.mid_block.") && (path.ends_with("attn1.to_q") || path.ends_with("attn1.to_k")))
+}
+
 /// How far each module's weight moves, as a share of its length.
 fn moves(adapter: &Adapter, unet: &UNet) -> BTreeMap<String, f64> {
     let length = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -83,7 +89,7 @@ fn every_kind_learns_stops_and_goes_on_to_the_same_bytes() {
         // The file says what kind it is, and every layer has moved.
         let saved = load(&through.adapters[0], &unet);
         for (path, moved) in moves(&saved, &unet) {
-            assert!(moved > 1e-5, "{name}: {path} moved by {moved:.1e}");
+            assert!(moved > 1e-5 || !counts(&path), "{name}: {path} moved by {moved:.1e}");
             let factors = &saved.modules[&path];
             let is = match *name {
                 "dora" => factors.magnitude().is_some(),
@@ -145,8 +151,9 @@ fn half_precision_learns_every_kind() {
         config.train.steps = 2;
         config.train.ema_decay = None;
         let saved = load(&run(&config).unwrap().adapters[0], &unet);
-        let moved = moves(&saved, &unet);
-        assert!(moved.values().all(|moved| *moved > 1e-5), "{name}: {moved:?}");
+        for (path, moved) in moves(&saved, &unet) {
+            assert!(moved > 1e-5 || !counts(&path), "{name}: {path} moved by {moved:.1e}");
+        }
     }
 }
 
@@ -233,7 +240,7 @@ fn blocks_and_output_sides_learn_at_their_own_rates() {
             _ if path.starts_with("unet.up_blocks.1.") => 0.0,
             _ => 4.0,
         };
-        assert!(before.iter().any(|&value| value != 0.0));
+        assert!(before.iter().any(|&value| value != 0.0) || !counts(path), "{path}");
         for (a, b) in before.iter().zip(&changed[path]) {
             assert!((a * factor - b).abs() <= 1e-6 * b.abs().max(1e-6), "{path}: {a} times {factor} is {b}");
         }
@@ -249,7 +256,8 @@ fn a_held_block_stays_through_a_stop() {
     let through = run(&config).unwrap();
     let unet = unet();
     for (path, moved) in moves(&load(&through.adapters[0], &unet), &unet) {
-        assert_eq!(moved == 0.0, path.starts_with("unet.down_blocks."), "{path}: {moved}");
+        let is_held = path.starts_with("unet.down_blocks.");
+        assert!((moved == 0.0) == is_held || !counts(&path), "{path}: {moved}");
     }
     let before = adapter(&through);
     let from = Some(through.folder.join("checkpoints/step-00000003.safetensors"));

@@ -148,6 +148,9 @@ fn texts_and_sizes_are_heard() {
     let mut config = short(&place);
     let tags: Vec<String> = (0..60).map(|i| format!("red thing {i}")).collect();
     for picture in 0..4 {
+        let file = place.folder.path().join(format!("pictures/{picture}.png"));
+        let rgb = (0..112 * 64 * 3).map(|i| (i * (picture + 3) / 5) as u8).collect();
+        png::write(&file, &Picture::from_rgb(112, 64, rgb).unwrap(), &[]).unwrap();
         let text = format!("sks dog, {}", tags.join(", "));
         std::fs::write(place.folder.path().join(format!("pictures/{picture}.txt")), text).unwrap();
     }

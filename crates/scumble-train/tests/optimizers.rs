@@ -124,7 +124,7 @@ fn every_number_is_heard_by_those_that_have_it() {
     use OptimizerKind::{AdamW, AdamW8, Lion, Prodigy};
     let end = |train: &Train, lr, decay| {
         let (mut optimizer, params) = (optimizer::build(train, decay), params());
-        (0..4).for_each(|_| update(optimizer.as_mut(), &params, lr));
+        (0..12).for_each(|_| update(optimizer.as_mut(), &params, lr));
         params.map(|param| param.value().bytes().unwrap().to_vec())
     };
     type Setting = (&'static str, fn(&mut Train), &'static [OptimizerKind]);
@@ -137,7 +137,8 @@ fn every_number_is_heard_by_those_that_have_it() {
         let train = Train { optimizer: kind, ..Train::default() };
         let usual = end(&train, lr, decay);
         assert_ne!(usual, end(&train, 0.5 * lr, decay), "{kind}: rate");
-        assert_ne!(usual, end(&train, lr, 2.0 * decay), "{kind}: decay");
+        // Prodigy begins with steps so small that a usual decay does not show.
+        assert_ne!(usual, end(&train, lr, 100.0 * decay), "{kind}: decay");
         for (name, change, who) in &settings {
             let mut changed = train.clone();
             change(&mut changed);

@@ -3,7 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, convert, dataset, diff, extract, generate, grid, inspect, merge, pretrain, probe, resize, runs, train, world,
+    bench, completions, convert, dataset, demo, diff, eval, export_base, extract, generate, grid, inspect,
+    merge, pretrain, probe, resize, runs, train, world,
 };
 use crate::terminal::{ColorChoice, Verbosity};
 
@@ -66,10 +67,14 @@ pub enum DeviceChoice {
 /// The verbs.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Teach a small base something new and look at what it paints: the program in a few minutes
+    Demo(Box<demo::DemoArgs>),
     /// Train an adapter from pictures
     Train(Box<train::TrainArgs>),
     /// Paint pictures from a text, with any adapters
     Generate(Box<generate::GenerateArgs>),
+    /// Judge pictures by a CLIP model: text alignment, image alignment, drift
+    Eval(Box<eval::EvalArgs>),
     /// Paint many pictures that differ along one, two or three settings, on labelled sheets or as an animation
     Grid(Box<grid::GridArgs>),
     /// Rewrite an adapter, an embedding or a checkpoint in another spelling
@@ -97,6 +102,8 @@ pub enum Command {
     Dataset(dataset::DatasetCommand),
     /// Train a base from nothing on the drawn little world
     Pretrain(pretrain::PretrainArgs),
+    /// Write the embedded base as a folder
+    ExportBase(export_base::ExportBaseArgs),
     /// Look at the drawn little world
     #[command(subcommand, hide = true)]
     World(world::WorldCommand),

@@ -106,6 +106,13 @@ impl From<scumble_paint::PaintError> for Failure {
     }
 }
 
+impl From<scumble_eval::EvalError> for Failure {
+    fn from(error: scumble_eval::EvalError) -> Self {
+        let (hints, exit) = (error.hints(), if error.is_usage() { 2 } else { 1 });
+        Self { exit, ..Self::from_error(error, hints) }
+    }
+}
+
 /// Errors that know what to do about them.
 macro_rules! hinting_failure {
     ($($error:ty),+ $(,)?) => {

@@ -73,7 +73,7 @@ fn the_result_carries_its_recipe_in_every_layout() {
     run(place.scumble().args(["merge", "--recipe", "recipe.toml", "--threads", "1", "--tokens", "omit"]));
     assert!(!place.path("again.s1.pt").exists());
     for file in ["one.ckpt", "again.ckpt"] {
-        run(place.scumble().args(["convert", file, &format!("{file}.d")]));
+        run(place.scumble().args(["convert", file, &format!("{file}.d"), "--to", "folder"]));
     }
     for part in ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"] {
         assert!(

@@ -181,7 +181,7 @@ fn completions_for_each_shell_know_the_options() {
 fn wrong_usage_is_told_with_the_nearest_right_one() {
     assert!(fail(scumble().arg("trian"), 2).contains("'train'"));
     assert!(fail(scumble().args(["train", "--stepz", "3"]), 2).contains("--steps"));
-    assert!(fail(scumble().args(["generate", "--prompt", "x"]), 2).contains("--base"));
+    assert!(fail(scumble().args(["generate", "--steps", "3"]), 2).contains("--prompt"));
     assert!(fail(scumble().args(["train", "--targets", "atention"]), 2).contains("attention"));
     assert!(fail(scumble().args(["train", "--size", "wide"]), 2).contains("wide"));
     assert!(fail(scumble().args(["train", "--allow-changes"]), 2).contains("--resume"));

@@ -169,7 +169,7 @@ fn place(
     let mut places = Vec::new();
     if factors.change().is_some() {
         let name = tensor(checkpoint, tower, module, "weight", &module.weight_dims())?;
-        places.push((tower, name, What::Weight(factors.clone())));
+        places.push((tower, name, What::Weight(Box::new(factors.clone()))));
     }
     if let Some(bias) = factors.bias() {
         let name = tensor(checkpoint, tower, module, "bias", &[module.outputs])?;

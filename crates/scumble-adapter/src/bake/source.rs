@@ -23,7 +23,7 @@ pub(super) struct Edit {
 #[derive(Clone)]
 pub(super) enum What {
     /// The weight.
-    Weight(ModuleFactors),
+    Weight(Box<ModuleFactors>),
     /// The bias, by this.
     Bias(Tensor),
 }

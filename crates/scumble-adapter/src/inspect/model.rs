@@ -94,7 +94,7 @@ pub(super) fn describe(
         averaged,
         extras,
         left_out: checkpoint.left_out.clone(),
-        learned_tokens: checkpoint.learned_tokens().map(str::to_owned).collect(),
+        learned_tokens: checkpoint.learned_tokens().into_iter().map(str::to_owned).collect(),
     };
     Ok((content, checkpoint.metadata))
 }

@@ -182,8 +182,8 @@ mod tests {
         let listed = weights(&list.join(","));
         assert_eq!([listed(text), listed(&down), listed(&mid), listed(&up)], [0.0, 5.0, 13.0, 18.0]);
         let list: Vec<String> = (0..25).map(|i| i.to_string()).collect();
-        let listed = weights(&list.join(","));
-        assert_eq!([listed(text), listed(&down), listed(&mid), listed(&up)], [1.0, 4.0, 12.0, 17.0]);
+        let blocks = weights(&list.join(","));
+        assert_eq!([blocks(text), blocks(&down), blocks(&mid), blocks(&up)], [1.0, 4.0, 12.0, 17.0]);
         // Norms are in the blocks as well, and in none where they stand alone.
         let norm = "unet.down_blocks.1.attentions.0.transformer_blocks.0.norm1";
         let last = "unet.conv_norm_out";

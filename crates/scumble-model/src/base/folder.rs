@@ -150,7 +150,7 @@ fn open_part(
     Ok(Component { config, config_file, weights: today(part, source)? })
 }
 
-pub(super) fn open_weights(file: &Path) -> Result<Arc<dyn TensorSource>> {
+pub(crate) fn open_weights(file: &Path) -> Result<Arc<dyn TensorSource>> {
     let indexed = file.file_name().is_some_and(|name| name.to_string_lossy().contains(".index."));
     if indexed { Ok(Arc::new(ShardedFile::open(file)?)) } else { Ok(Arc::from(open_any(file)?)) }
 }

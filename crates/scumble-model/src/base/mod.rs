@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 mod derive;
+pub mod embedded;
 mod folder;
 mod hub;
 mod names;
@@ -29,10 +30,12 @@ use crate::files::{FileError, Result, TensorSource, printable, read_text};
 use crate::schedule::PredictionType;
 use crate::tokenizer::{Pad, Tokenizer, TokenizerError};
 
+pub(crate) use folder::open_weights;
 pub use hub::HubOptions;
 pub use prediction::PredictionSource;
 pub use towers::TowerFiles;
 pub use weights::Part;
+pub(crate) use weights::choose as choose_weights;
 
 /// A configuration is a few kilobytes; a tokenizer's vocabulary is not read here.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -141,9 +144,10 @@ pub struct BaseFiles {
 }
 
 impl BaseFiles {
-    /// Opens a base by path or, when nothing is at that path, by Hub id `org/name[@revision]`.
+    /// Opens a base by path or, when nothing is at that path, `embedded` or by Hub id `org/name[@revision]`.
     pub fn open(spec: &str, options: &BaseOptions) -> Result<Self> {
-        let path = Path::new(spec);
+        let path = embedded::base_path(spec)?;
+        let path = path.as_ref();
         if path.is_dir() {
             return folder::open(spec, path, options);
         }
@@ -158,7 +162,7 @@ impl BaseFiles {
             None => Err(FileError::Missing {
                 what: "the base model".into(),
                 file: path.into(),
-                hint: "give a diffusers folder, a .safetensors or .ckpt file, or a Hub id such as `org/name`"
+                hint: "give a diffusers folder, a .safetensors or .ckpt file, a Hub id such as `org/name`, or `embedded`"
                     .into(),
             }),
         }
@@ -187,7 +191,7 @@ impl BaseFiles {
 }
 
 /// Reads a JSON object.
-fn read_object(path: &Path) -> Result<Value> {
+pub(crate) fn read_object(path: &Path) -> Result<Value> {
     let text = read_text(path, MAX_CONFIG)?;
     let value: Value =
         serde_json::from_str(&text).map_err(|error| FileError::malformed(path, "JSON", error.to_string()))?;

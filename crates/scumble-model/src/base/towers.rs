@@ -1,9 +1,7 @@
 //! The parts of a model that adapters change, by themselves: a folder need not be complete.
 
-use std::path::Path;
-
 use super::weights::Part;
-use super::{BaseFiles, BaseOptions, Component, folder};
+use super::{BaseFiles, BaseOptions, Component, embedded, folder};
 use crate::files::{FileError, Result};
 
 /// UNet and text encoder, as far as they are there.
@@ -17,7 +15,8 @@ pub struct TowerFiles {
 impl TowerFiles {
     /// Opens a folder with `unet` or `text_encoder` in it, or else whatever [`BaseFiles::open`] takes.
     pub fn open(spec: &str, options: &BaseOptions) -> Result<Self> {
-        let path = Path::new(spec);
+        let path = embedded::base_path(spec)?;
+        let path = path.as_ref();
         if !path.is_dir() {
             let files = BaseFiles::open(spec, options)?;
             return Ok(Self { unet: Some(files.unet), text_encoder: Some(files.text_encoder) });

@@ -50,7 +50,7 @@ impl Part {
 }
 
 /// The file to open among `files`, the plain names in the part's folder; it may be an index of several.
-pub(super) fn choose(part: Part, files: &BTreeSet<String>, variant: Option<&str>) -> Option<String> {
+pub(crate) fn choose(part: Part, files: &BTreeSet<String>, variant: Option<&str>) -> Option<String> {
     let of = |variant: Option<&str>| {
         let infix = variant.map_or(String::new(), |variant| format!(".{variant}"));
         part.stems().into_iter().find_map(|(stem, extension)| {

@@ -6,8 +6,11 @@
 //! similarity = cosine(image_embeds, text_embeds),   logits = exp(logit_scale) * similarity
 //! ```
 //!
-//! The spelling `pre_layrnorm` is that of every published file.
+//! The spelling `pre_layrnorm` is that of every published file. [`ClipFiles`] is such a model's folder, [`ImageProcessor`]
+//! what brings pictures to the size and range that the vision tower takes.
 
+mod files;
+mod processor;
 mod vision;
 
 use std::collections::BTreeMap;
@@ -17,6 +20,8 @@ use serde_json::Value;
 
 use crate::files::{FileError, TensorInfo, TensorSource};
 use crate::text_encoder::TextEncoder;
+pub use files::ClipFiles;
+pub use processor::{ImageProcessor, Processed};
 pub use vision::{Vision, VisionConfig};
 
 /// Both encoders.

@@ -72,7 +72,7 @@ pub fn look(dataset: &Dataset) -> Result<Vec<Seen>> {
             _ => false,
         };
         let same = |first: &usize| dataset.items[*first].sha256 == dataset.items[later].sha256;
-        if let Some(first) = (0..later).find(|first| same(first) || alike(first)) {
+        if let Some(first) = (0..later).find(same).or_else(|| (0..later).find(alike)) {
             let kind = if same(&first) { "the same picture as" } else { "nearly the same as" };
             let remark = format!("{kind} `{}`", all[first].0.file);
             all[later].0.remarks.push(remark);
@@ -215,16 +215,17 @@ mod tests {
         put("c-small.png", &resize(&photo, 40, 40, Filter::Lanczos));
         put("d-long.png", &Picture::filled(600, 64, [3; 3]));
         std::fs::copy(dir.path().join("a.png"), dir.path().join("e-copy.png")).unwrap();
+        let mut pale = photo.clone();
+        pale.rgb.iter_mut().for_each(|v| *v = 40 + *v / 4 * 3);
+        put("f-pale.png", &pale);
         std::fs::write(dir.path().join("d-long.txt"), "").unwrap();
         let mut config = TrainConfig::default();
         (config.data.folder, config.data.width, config.data.height) = (dir.path().into(), 64, 64);
         let all = look(&gather::pictures(&config).unwrap()).unwrap();
         let remarks = |name: &str| all.iter().find(|seen| seen.file == name).unwrap().remarks.join("; ");
         assert_eq!(remarks("a.png"), "");
-        assert!(
-            remarks("b-soft.png").contains("blurred")
-                && remarks("b-soft.png").contains("nearly the same as `a.png`")
-        );
+        assert!(remarks("b-soft.png").contains("blurred"), "{}", remarks("b-soft.png"));
+        assert!(remarks("f-pale.png").contains("nearly the same as `a.png`"), "{}", remarks("f-pale.png"));
         assert!(remarks("c-small.png").contains("blown up 1.6 times"), "{}", remarks("c-small.png"));
         assert!(remarks("d-long.png").contains("89 % of it are cut away"), "{}", remarks("d-long.png"));
         assert!(remarks("d-long.png").contains("no text"));

@@ -272,7 +272,7 @@ fn a_dataset_file_joins_its_folders() {
     assert_eq!(dataset.report.pictures, 4);
     assert_eq!(
         dataset.report.duplicates,
-        [["cat/2.png".to_owned(), "dog/1.png".to_owned()]],
+        [["dog/1.png".to_owned(), "cat/2.png".to_owned()]],
         "across folders"
     );
     assert_eq!(dataset.report.left_out[0].file, "cat/notes.md");

@@ -1,61 +1,17 @@
 //! Fitting pictures to a training size: cover, crop, flip.
 //!
-//! Each output pixel is a weighted mean of the input under a filter stretched by the scale when shrinking, so that
-//! nothing aliases (the method of Pillow's `resize`; with a Lanczos or bicubic filter weights may be negative):
-//!
-//! ```text
-//! out[i] = sum_j w_ij in[j],   w_ij = f((j + 0.5 - centre_i) / max(scale, 1)),  normalised to sum 1
-//! centre_i = start + (i + 0.5) * scale,   scale = source length / output length
-//! ```
-//!
-//! first along rows, then along columns, f32 in between. Crop and resize are one step: the part of the source that will be
-//! seen (a rectangle with fractional borders) is resampled directly, so a 10 x 60000 strip costs no more than a square.
+//! How a pixel comes out of its neighbours is in [`scumble_model::resample`]. Crop and resize are one step: the part of the
+//! source that will be seen (a rectangle with fractional borders) is resampled directly, so a 10 x 60000 strip costs no more
+//! than a square.
+
+use scumble_model::resample::Samples;
+
+pub use scumble_model::resample::Filter;
 
 use super::{Picture, PictureError, Result};
 
 /// Largest side that is fitted to.
 pub const LARGEST_SIDE: usize = 8192;
-
-/// The shape of the resampling window.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Filter {
-    /// Triangle, 2 pixels wide: soft; what torchvision's `Resize` does by default.
-    Bilinear,
-    /// Cubic with a = -0.5, 4 pixels wide.
-    Bicubic,
-    /// Windowed sinc, 6 pixels wide: the sharpest.
-    #[default]
-    Lanczos,
-}
-
-impl Filter {
-    /// Half the width of the window, in source pixels at scale 1.
-    fn support(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-            Self::Lanczos => 3.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        let x = x.abs();
-        let sinc = |x: f64| {
-            let px = std::f64::consts::PI * x;
-            if x == 0.0 { 1.0 } else { px.sin() / px }
-        };
-        match self {
-            Self::Bilinear => (1.0 - x).max(0.0),
-            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
-            Self::Lanczos if x < 3.0 => sinc(x) * sinc(x / 3.0),
-            _ => 0.0,
-        }
-    }
-}
 
 /// A size that latents can have: both sides multiples of 8, 8 to [`LARGEST_SIDE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -141,91 +97,16 @@ pub(crate) fn resample(
     height: usize,
     filter: Filter,
 ) -> Picture {
-    let whole = [0.0, 0.0, width as f64, height as f64];
-    if (picture.width, picture.height) == (width, height) && source == whole {
-        return picture.clone();
-    }
-    let across = Windows::new(picture.width, source[0], source[2], width, filter);
-    let down = Windows::new(picture.height, source[1], source[3], height, filter);
-    let plane = |samples: &[u8], channels| resample_plane(samples, picture.width, channels, &across, &down);
+    let plane = |bytes: &[u8], channels| {
+        let samples = Samples { bytes, width: picture.width, height: picture.height, channels };
+        scumble_model::resample::resample(samples, source, [width, height], filter)
+    };
     Picture {
         width,
         height,
         rgb: plane(&picture.rgb, 3),
         alpha: picture.alpha.as_deref().map(|a| plane(a, 1)),
     }
-}
-
-/// For each output pixel along one axis, the first source pixel and its neighbours' weights.
-struct Windows {
-    starts: Vec<usize>,
-    weights: Vec<Vec<f32>>,
-}
-
-impl Windows {
-    fn new(length: usize, start: f64, span: f64, outputs: usize, filter: Filter) -> Self {
-        let scale = span / outputs as f64;
-        let stretch = scale.max(1.0);
-        let reach = filter.support() * stretch;
-        let mut windows = Self { starts: Vec::with_capacity(outputs), weights: Vec::with_capacity(outputs) };
-        for i in 0..outputs {
-            let centre = start + (i as f64 + 0.5) * scale;
-            // Pixels whose centres are within reach; the borders rounded as Pillow does.
-            let first = ((centre - reach + 0.5).floor().max(0.0) as usize).min(length - 1);
-            let end = ((centre + reach + 0.5).floor().max(0.0) as usize).clamp(first + 1, length);
-            let raw: Vec<f64> =
-                (first..end).map(|j| filter.weight((j as f64 + 0.5 - centre) / stretch)).collect();
-            let sum: f64 = raw.iter().sum();
-            windows.starts.push(first);
-            windows.weights.push(raw.iter().map(|w| (w / sum) as f32).collect());
-        }
-        windows
-    }
-
-    /// The source range that any output looks at.
-    fn extent(&self) -> std::ops::Range<usize> {
-        let end = self.starts.iter().zip(&self.weights).map(|(s, w)| s + w.len()).max().unwrap_or(0);
-        self.starts.iter().copied().min().unwrap_or(0)..end
-    }
-}
-
-fn resample_plane(
-    samples: &[u8],
-    width: usize,
-    channels: usize,
-    across: &Windows,
-    down: &Windows,
-) -> Vec<u8> {
-    let rows = down.extent();
-    let row_length = across.starts.len() * channels;
-    // [rows seen, output width, channels]
-    let mut narrowed = vec![0f32; rows.len() * row_length];
-    for (out, y) in narrowed.chunks_exact_mut(row_length).zip(rows.clone()) {
-        let row = &samples[y * width * channels..(y + 1) * width * channels];
-        for (pixel, (start, weights)) in
-            out.chunks_exact_mut(channels).zip(across.starts.iter().zip(&across.weights))
-        {
-            for (source, weight) in row[start * channels..].chunks_exact(channels).zip(weights) {
-                for (sum, &value) in pixel.iter_mut().zip(source) {
-                    *sum += weight * f32::from(value);
-                }
-            }
-        }
-    }
-    let mut out = Vec::with_capacity(down.starts.len() * row_length);
-    let mut sums = vec![0f32; row_length];
-    for (start, weights) in down.starts.iter().zip(&down.weights) {
-        sums.fill(0.0);
-        for (row, weight) in
-            narrowed[(start - rows.start) * row_length..].chunks_exact(row_length).zip(weights)
-        {
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += weight * value;
-            }
-        }
-        out.extend(sums.iter().map(|v| v.round().clamp(0.0, 255.0) as u8));
-    }
-    out
 }
 
 #[cfg(test)]
@@ -238,7 +119,7 @@ mod tests {
         decode(bytes, "plain.png", &DecodeOptions::default()).unwrap()
     }
 
-    /// Pillow 13: `im.resize(size, filter)` of `plain.png`: mean per channel, then pixels at (0, 0), (w/2, h/2), (w-1, h-1).
+    /// Pillow 13: `im.resize(size, filter)` of `plain.png`: pixels at (0, 0), (w/2, h/2), (w-1, h-1).
     #[test]
     fn equals_pillow() {
         let cases: &[(usize, usize, Filter, [[i32; 3]; 3])] = PILLOW;
@@ -247,8 +128,7 @@ mod tests {
             let out = resize(&photo, w, h, filter);
             for ((x, y), wanted) in [(0, 0), (w / 2, h / 2), (w - 1, h - 1)].into_iter().zip(pixels) {
                 let found = out.pixel(x, y).map(i32::from);
-                let off = (0..3).map(|c| (found[c] - wanted[c]).abs()).max().unwrap();
-                assert!(off <= 1, "{w} x {h} {filter:?} at {x}, {y}: {found:?} against {wanted:?}");
+                assert_eq!(found, wanted, "{w} x {h} {filter:?} at {x}, {y}");
             }
         }
     }

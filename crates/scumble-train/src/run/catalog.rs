@@ -229,8 +229,14 @@ mod tests {
         std::fs::write(run.config(), config.to_toml().unwrap()).unwrap();
         let mut metrics = metrics::MetricsFile::open(&run.metrics(), 0).unwrap();
         for step in 1..=done {
-            let record =
-                metrics::StepRecord { step, loss: 0.5, lr: Default::default(), grad_norm: 1.0, seconds: 2.0 };
+            let record = metrics::StepRecord {
+                step,
+                loss: 0.5,
+                lr: Default::default(),
+                grad_norm: 1.0,
+                seconds: 2.0,
+                validation_loss: None,
+            };
             metrics.append(record).unwrap();
         }
         std::fs::create_dir(run.path().join("checkpoints")).unwrap();

@@ -400,7 +400,7 @@ impl Run<'_> {
     }
 
     /// Ends a run that has stopped getting better.
-    fn give_up(&self, done: u64, loss: Option<f64>, early: &EarlyStop) -> Result<Summary> {
+    fn give_up(&mut self, done: u64, loss: Option<f64>, early: &EarlyStop) -> Result<Summary> {
         let (step, best) = early.best().unwrap_or((done, f64::NAN));
         let text = format!(
             "stopped early: the validation loss was least after step {step} ({best:.4}); the adapter of that step is in `{}`",

@@ -82,7 +82,7 @@ impl Aim {
     /// What each sample's loss is multiplied with.
     pub fn share(&self, objective: &Objective, timesteps: &[i64]) -> Result<Vec<f32>> {
         let n = timesteps.len();
-        if self.prior_weight.is_some() && n % 2 != 0 {
+        if self.prior_weight.is_some() && !n.is_multiple_of(2) {
             return Err(mismatch("a batch with class pictures", "an even number of samples", n));
         }
         let share = |(index, &timestep): (usize, &i64)| {

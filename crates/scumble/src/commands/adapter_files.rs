@@ -26,7 +26,7 @@ use crate::failure::{Failure, Result};
 #[command(next_help_heading = "Adapters")]
 pub struct WhichBase {
     /// The base they were made for: sd1, sd2, sdxl, or a model's folder, file or name on the Hub [default: looked up in the files]
-    #[arg(long = "for", value_name = "BASE")]
+    #[arg(id = "for", long = "for", value_name = "BASE")]
     pub base: Option<String>,
     /// Use what fits of a file that does not fit whole
     #[arg(long)]

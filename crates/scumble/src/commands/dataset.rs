@@ -93,7 +93,7 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "WHERE", default_value = "center")]
     cut: CutAt,
     /// Room around the mask, as a share of its longer side
-    #[arg(long, value_name = "SHARE", default_value_t = 0.15)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.15, allow_negative_numbers = true)]
     margin: f64,
     /// What is done to what the mask leaves out: keep, white, grey or black
     #[arg(long, value_name = "WHAT", default_value = "keep")]

@@ -169,7 +169,7 @@ fn modules(page: &mut Page, args: &DiffArgs, mut changed: Vec<&ModuleDifference>
 fn figure(value: Option<f64>) -> String {
     match value {
         None => "-".into(),
-        Some(value) if value == 0.0 => "0".into(),
+        Some(0.0) => "0".into(),
         Some(value) if value.abs() < 1e-4 => format!("{value:.1e}"),
         Some(value) => format!("{value:.4}"),
     }

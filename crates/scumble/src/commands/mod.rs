@@ -5,7 +5,10 @@ pub mod bench;
 pub mod completions;
 pub mod convert;
 pub mod dataset;
+pub mod demo;
 pub mod diff;
+pub mod eval;
+pub mod export_base;
 pub mod extract;
 pub mod generate;
 pub mod grid;
@@ -32,7 +35,10 @@ pub fn run(context: &Context, command: Command) -> Result {
         Command::Generate(args) => generate::run(context, &args),
         Command::Grid(args) => grid::run(context, &args),
         Command::Convert(args) => convert::run(context, &args),
+        Command::Demo(args) => demo::run(context, &args),
+        Command::Eval(args) => eval::run(context, &args),
         Command::Merge(args) => merge::run(context, &args),
+        Command::ExportBase(args) => export_base::run(context, &args),
         Command::Extract(args) => extract::run(context, &args),
         Command::Resize(args) => resize::run(context, &args),
         Command::Runs(args) => runs::run(context, &args),

@@ -29,6 +29,8 @@ pub fn scumble() -> Command {
     command.env("HF_HUB_OFFLINE", "1");
     // Numbers are compared with those of other implementations, also on machines that would compute in bf16.
     command.env("SCUMBLE_PRECISION", "f32");
+    // The embedded base is not laid out among the user's files.
+    command.env("SCUMBLE_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command
 }
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use scumble_tensor::DType;
 
 use super::view::Cast;
-use super::{Component, hub};
+use super::{Component, embedded, hub};
 use crate::files::{FileError, Result, TensorSource};
 
 pub use super::weights::Part;
@@ -148,9 +148,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint by path or, when nothing is at that path, by Hub id.
+    /// Opens a checkpoint by path or, when nothing is at that path, `embedded` or by Hub id.
     pub fn open(spec: &str, options: &OpenOptions) -> Result<Self> {
-        let path = Path::new(spec);
+        let path = embedded::base_path(spec)?;
+        let path = path.as_ref();
         if path.is_dir() {
             return folder::open(spec, path, options);
         }
@@ -162,7 +163,7 @@ impl Checkpoint {
             None => Err(FileError::Missing {
                 what: "the checkpoint".into(),
                 file: path.into(),
-                hint: "give a diffusers folder, a .safetensors or .ckpt file, or a Hub id such as `org/name`"
+                hint: "give a diffusers folder, a .safetensors or .ckpt file, a Hub id such as `org/name`, or `embedded`"
                     .into(),
             }),
         }
@@ -171,11 +172,6 @@ impl Checkpoint {
     /// The tensors outside the parts.
     pub fn extras(&self) -> &Arc<dyn TensorSource> {
         &self.extras
-    }
-
-    /// Learned tokens in its vocabulary.
-    pub fn learned_tokens(&self) -> impl Iterator<Item = &str> {
-        self.learned.iter().map(|(token, _)| token.as_str())
     }
 
     /// Bytes of all tensors.

@@ -5,6 +5,7 @@ mod architecture;
 mod compare;
 mod generate;
 mod ops;
+mod quality;
 mod step;
 mod vae;
 
@@ -28,6 +29,8 @@ pub enum BenchCommand {
     Vae(VaeArgs),
     /// Single operations against the machine's peak
     Ops(OpsArgs),
+    /// Ways of training compared: what each learns, what it breaks, what it costs
+    Quality(Box<quality::QualityArgs>),
     /// One of these measurements against another program's, taking turns
     Compare(CompareArgs),
 }
@@ -166,6 +169,7 @@ pub fn run(context: &Context, command: BenchCommand) -> Result {
         BenchCommand::Generate(args) => generate::run(context, &args),
         BenchCommand::Vae(args) => vae::run(context, &args),
         BenchCommand::Ops(args) => ops::run(context, &args),
+        BenchCommand::Quality(args) => quality::run(context, &args),
         BenchCommand::Compare(args) => compare::run(context, &args),
     }
 }

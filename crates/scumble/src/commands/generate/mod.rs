@@ -7,7 +7,7 @@ pub mod output;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scumble_model::base::{BaseFiles, BaseOptions as OpenOptions, Family, PredictionSource};
+use scumble_model::base::{BaseFiles, BaseOptions as OpenOptions, Family, PredictionSource, embedded};
 use scumble_model::schedule::PredictionType;
 use scumble_paint::request::{EmbeddingUse, Request};
 use scumble_paint::studio::{self, Resolver, Step, Studio, WearOptions, Worn};
@@ -68,8 +68,9 @@ pub struct GenerateArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Base model")]
 pub struct BaseOptions {
-    /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub
-    #[arg(long, value_name = "MODEL", required_unless_present = "from")]
+    /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub [default: embedded, the small model
+    /// inside this program]
+    #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
     /// Weight files to take where there are several kinds, such as fp16
     #[arg(long, value_name = "NAME")]
@@ -206,9 +207,14 @@ pub fn common_request(context: &Context, typed: &Typed<'_>) -> Result<(Request, 
         base = base.or(recorded.base);
         axes = recorded.axes;
     }
-    let base = base.ok_or_else(|| {
-        Failure::usage("the picture does not say which base painted it").hint("pass it with --base MODEL")
-    })?;
+    let base = match (base, typed.from) {
+        (Some(base), _) => base,
+        (None, None) => embedded::NAME.to_owned(),
+        (None, Some(_)) => {
+            return Err(Failure::usage("the picture does not say which base painted it")
+                .hint("pass it with --base MODEL"));
+        }
+    };
     if let Some(prompt) = typed.prompt {
         request.prompt = prompt.to_owned();
     }

@@ -83,14 +83,12 @@ fn check(args: &MergeArgs, recipe: &Recipe, out: &Path, layout: Layout) -> Resul
     }
     match recipe.mode.as_deref() {
         Some(mode) if !MODES.contains(&mode) && mode != Mode::Exact.name() => {
-            return Err(Failure::usage(format!(
-                "mode {mode} makes adapters; with a base, changes are added"
-            ))
-            .hint("leave the mode out; or merge the adapters first, and bake the result"));
+            Err(Failure::usage(format!("mode {mode} makes adapters; with a base, changes are added"))
+                .hint("leave the mode out; or merge the adapters first, and bake the result"))
         }
         Some("upl-ckpt-v2") if layout != Layout::Ckpt => {
-            return Err(Failure::usage(format!("upl-ckpt-v2 makes a .ckpt, not `{}`", out.display()))
-                .hint("end the name in .ckpt, or leave the mode out"));
+            Err(Failure::usage(format!("upl-ckpt-v2 makes a .ckpt, not `{}`", out.display()))
+                .hint("end the name in .ckpt, or leave the mode out"))
         }
         _ => Ok(()),
     }

@@ -9,8 +9,8 @@ use clap::Args;
 use toml::{Table, Value};
 
 use scumble_train::config::{
-    AdapterInit, AdapterKind, CaptionSource, Crop, Existing, FileFormat, FileType, Kind, LossShape, MaskSource, Method, Precision,
-    Prediction, Targets, Template, set_from_text,
+    AdapterInit, AdapterKind, CaptionSource, Crop, Existing, FileFormat, FileType, Kind, LossShape,
+    MaskSource, Method, Precision, Prediction, Targets, Template, set_from_text,
 };
 
 use crate::failure::Result;
@@ -64,7 +64,7 @@ pub struct TrainArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Base model")]
 struct BaseOptions {
-    /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub
+    /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub [default: embedded]
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
     /// Weight files to take where there are several kinds, such as fp16

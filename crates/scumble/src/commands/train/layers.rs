@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Table;
 
+use scumble_model::base::embedded;
 use scumble_train::TrainConfig;
 use scumble_train::config::{all_fields, merge_tables, set_from_text};
 use scumble_train::run::folder::RunFolder;
@@ -24,14 +25,33 @@ pub fn config(args: &TrainArgs, threads: Option<usize>, resume: Option<&Path>) -
         (None, None) => Table::new(),
     };
     merge_tables(&mut table, above);
-    let chosen = table
-        .get("train")
-        .and_then(toml::Value::as_table)
-        .is_some_and(|train| train.contains_key("precision"));
-    if !chosen {
+    if value(&table, "train", "precision").is_none() {
         set_from_text(&mut table, "train.precision", precision::asked_or_usual()?.name())?;
     }
+    if args.resume.is_none() {
+        embedded_base(&mut table)?;
+    }
     Ok(TrainConfig::from_table(table)?)
+}
+
+/// Without a base the embedded one learns, and at the size of its pictures.
+fn embedded_base(table: &mut Table) -> Result<()> {
+    let model = value(table, "base", "model").and_then(toml::Value::as_str).unwrap_or(embedded::NAME);
+    if model != embedded::NAME {
+        return Ok(());
+    }
+    set_from_text(table, "base.model", embedded::NAME)?;
+    let side = embedded::SIDE.to_string();
+    for key in ["width", "height"] {
+        if value(table, "data", key).is_none() {
+            set_from_text(table, &format!("data.{key}"), &side)?;
+        }
+    }
+    Ok(())
+}
+
+fn value<'t>(table: &'t Table, section: &str, key: &str) -> Option<&'t toml::Value> {
+    table.get(section)?.as_table()?.get(key)
 }
 
 fn environment() -> Result<Table> {

@@ -2,7 +2,7 @@
 
 mod args;
 mod layers;
-mod report;
+pub mod report;
 
 pub use args::TrainArgs;
 

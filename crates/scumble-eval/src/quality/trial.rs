@@ -1,0 +1,217 @@
+//! One training and what came of it.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use scumble_model::base::{BaseFiles, BaseOptions};
+use scumble_paint::adapters::AdapterUse;
+use scumble_paint::request::{EmbeddingUse, Request};
+use scumble_paint::studio::Studio;
+use scumble_tensor::DType;
+use scumble_train::config::Precision;
+use scumble_train::metrics;
+use scumble_train::picture::Picture;
+use scumble_train::run::event::Event;
+use scumble_train::run::{self, Start, Summary};
+
+use super::recipe::{self, Lesson, trigger};
+use super::{Course, Method, Regime, Services, Trial};
+use crate::error::{EvalError, Result};
+use crate::gallery::{self, Wear};
+use crate::measure::{self, Mean};
+use crate::{evaluate, prompts};
+
+/// A trial with its pictures.
+pub(super) struct Done {
+    pub trial: Trial,
+    pub of_set: Vec<Picture>,
+    pub of_world: Vec<Picture>,
+}
+
+/// What a run left to paint with.
+struct Learned {
+    model: Option<PathBuf>,
+    adapters: Vec<AdapterUse>,
+    embeddings: Vec<EmbeddingUse>,
+    bytes: u64,
+}
+
+impl Course<'_> {
+    /// Trains, paints and judges; `None` when it was stopped.
+    pub(super) fn trial(&self, method: Method, regime: Regime, steps: u64) -> Result<Option<Done>> {
+        let (comparison, services) = (self.comparison, self.services);
+        let suffix = if regime == Regime::EqualTime { "-equal-time" } else { "" };
+        let name = format!("{}-{}{suffix}", self.set.name(), method.name());
+        (services.phase)(&format!("{}: {}, {steps} updates", self.set.name(), method.label()));
+        let place = comparison.out.join(self.set.name());
+        let (pictures, runs) =
+            (place.join(if method.has_word() { "pictures-word" } else { "pictures" }), place.join("runs"));
+        recipe::write_pictures(method, self.set, self.side, &pictures)?;
+        let class = place.join("class");
+        let start = recipe::start_of_word(self.set, &self.files.tokenizer.open()?);
+        let lesson = Lesson {
+            start,
+            base: &comparison.base,
+            set: self.set,
+            side: self.side,
+            steps,
+            batch: comparison.batch,
+            rank: comparison.rank,
+            rates: comparison.rates,
+            precision: precision(comparison.dtype),
+            pictures: &pictures,
+            runs: &runs,
+            name: &name,
+            class: Some((&class, comparison.class_count)),
+        };
+        let config = recipe::config(method, &lesson);
+        let trained = Cell::new(0);
+        let reporter = |event: Event| {
+            if let Event::Planned(plan) = &event {
+                trained.set(plan.trainable_parameters);
+            }
+            services.reporter.event(event);
+        };
+        let with = run::Services {
+            backend: Arc::clone(&services.backend),
+            reporter: &reporter,
+            stop: services.stop,
+        };
+        let summary = match run::train(&config, &Start::New, &with) {
+            Ok(summary) if summary.outcome == run::Outcome::Finished => summary,
+            Ok(_) | Err(scumble_train::TrainError::StoppedEarly) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let learned = learned(method, &summary, &trigger(method, self.set))?;
+        let Some((of_set, of_world)) = self.paint(method, &learned)? else { return Ok(None) };
+        let seconds: Vec<f64> = metrics::read(&summary.folder.join("metrics.jsonl"))?
+            .iter()
+            .map(|record| record.seconds)
+            .collect();
+        let (text_alignment, image_alignment) = self.alignments(&of_set)?;
+        let texts = self.drift_questions();
+        let drift = evaluate::drift(self.judge, &texts, &self.before.of_world, &of_world)?;
+        discard(&summary, &learned)?;
+        let trial = Trial {
+            set: self.set.name(),
+            method,
+            regime,
+            steps,
+            step_seconds: median(&seconds),
+            train_seconds: seconds.iter().sum(),
+            trained: trained.get(),
+            file_bytes: learned.bytes,
+            text_alignment,
+            image_alignment,
+            drift,
+        };
+        Ok(Some(Done { trial, of_set, of_world }))
+    }
+
+    /// Pictures of the set's prompts and of the world's.
+    fn paint(&self, method: Method, learned: &Learned) -> Result<Option<(Vec<Picture>, Vec<Picture>)>> {
+        let opened = match &learned.model {
+            Some(folder) => Some(BaseFiles::open(&folder.display().to_string(), &BaseOptions::default())?),
+            None => None,
+        };
+        let files = opened.as_ref().unwrap_or(self.files);
+        let studio = Studio::open(files, Arc::clone(&self.services.backend), self.comparison.dtype)?;
+        let common = Request {
+            adapters: learned.adapters.clone(),
+            embeddings: learned.embeddings.clone(),
+            ..self.comparison.painting.clone()
+        };
+        let texts: Vec<String> =
+            prompts::of_set(self.set, &trigger(method, self.set)).into_iter().map(|p| p.painted).collect();
+        let seeds = &self.comparison.seeds;
+        let Some(of_set) = paint(&studio, &gallery::requests(&texts, seeds, &common), self.services)? else {
+            return Ok(None);
+        };
+        let of_world = paint(&studio, &gallery::requests(&self.drift_texts, seeds, &common), self.services)?;
+        Ok(of_world.map(|of_world| (of_set, of_world)))
+    }
+
+    /// Text and image alignment of pictures of the set's prompts.
+    pub(super) fn alignments(&self, of_set: &[Picture]) -> Result<(Mean, Mean)> {
+        let questions = prompts::of_set(self.set, self.set.name());
+        let questions: Vec<&str> = questions.iter().map(|prompt| prompt.judged.as_str()).collect();
+        let each = self.comparison.seeds.len();
+        let texts = self.judge.texts(&questions)?;
+        let texts: Vec<_> = texts.into_iter().flat_map(|text| std::iter::repeat_n(text, each)).collect();
+        let seen = self.judge.pictures(&of_set.iter().collect::<Vec<_>>())?;
+        let text = Mean::of(&measure::text_alignment(&seen, &texts));
+        let image = Mean::of(&measure::image_alignment(&seen, &self.references));
+        text.zip(image).ok_or_else(|| EvalError::setting("seeds", "there are none", "name one at least"))
+    }
+
+    fn drift_questions(&self) -> Vec<String> {
+        let each = self.comparison.seeds.len();
+        self.drift_texts.iter().flat_map(|text| std::iter::repeat_n(text.clone(), each)).collect()
+    }
+}
+
+fn precision(dtype: DType) -> Precision {
+    if dtype == DType::BF16 { Precision::Bf16 } else { Precision::F32 }
+}
+
+/// Paints all requests unless somebody stops it.
+pub(super) fn paint(
+    studio: &Studio,
+    requests: &[Request],
+    services: &Services<'_>,
+) -> Result<Option<Vec<Picture>>> {
+    let mut watch = |_| if services.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    gallery::paint(studio, requests, &Wear::default(), &mut |_| {}, &mut watch)
+}
+
+/// Sorts a run's files into model, adapter and words. Words are in two spellings; one is enough.
+fn learned(method: Method, summary: &Summary, word: &str) -> Result<Learned> {
+    let mut learned = Learned { model: None, adapters: Vec::new(), embeddings: Vec::new(), bytes: 0 };
+    for path in &summary.adapters {
+        if path.is_dir() {
+            learned.bytes += bytes_of(path)?;
+            learned.model = Some(path.clone());
+        } else if !path.starts_with(summary.folder.join("embeddings")) {
+            learned.bytes += bytes_of(path)?;
+            learned.adapters.push(AdapterUse::new(path.clone(), 1.0, 1.0));
+        } else if method.has_word() && learned.embeddings.is_empty() {
+            learned.bytes += bytes_of(path)?;
+            learned.embeddings.push(EmbeddingUse { file: path.clone(), token: Some(word.to_owned()) });
+        }
+    }
+    Ok(learned)
+}
+
+/// Bytes of a file, or of all weights in a folder.
+fn bytes_of(path: &Path) -> Result<u64> {
+    let io = |error: std::io::Error| EvalError::path(path, error.to_string(), "");
+    let found = std::fs::metadata(path).map_err(io)?;
+    if !found.is_dir() {
+        return Ok(found.len());
+    }
+    let mut sum = 0;
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        sum += bytes_of(&entry.map_err(io)?.path())?;
+    }
+    Ok(sum)
+}
+
+/// Deletes what only this comparison needed: whole models and optimizer states would fill disks.
+fn discard(summary: &Summary, learned: &Learned) -> Result<()> {
+    for folder in learned.model.iter().chain([&summary.folder.join("checkpoints")]) {
+        if folder.is_dir() {
+            std::fs::remove_dir_all(folder)
+                .map_err(|error| EvalError::path(folder, error.to_string(), "delete it yourself"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The middle of some durations; 0 without any.
+fn median(seconds: &[f64]) -> f64 {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}

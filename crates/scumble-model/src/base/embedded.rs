@@ -1,0 +1,191 @@
+//! The base that the program carries: a small model of 64 x 64 pictures, pre-trained on the drawn little world, and the
+//! dual encoder that judges its pictures.
+//!
+//! Its files are bytes of the program. Everything that reads models reads folders, so the bytes are laid out once in a cache
+//! folder and compared at every use; whatever somebody did to them there is put right.
+//!
+//! How it was made is in `recipes/embedded` and `docs/pretraining.md`.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::files::{AtomicFolder, FileError, Result, atomic_write};
+
+/// What users call it, the base and the dual encoder alike.
+pub const NAME: &str = "embedded";
+
+/// Pixels of a side of its pictures.
+pub const SIDE: usize = 64;
+
+/// Path below the folder, and content.
+type Files = &'static [(&'static str, &'static [u8])];
+
+macro_rules! files {
+    ($folder:literal: $($path:literal),+ $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../../assets/embedded/", $folder, "/", $path)))),+]
+    };
+}
+
+const BASE: Files = files!("base":
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+);
+const CLIP: Files = files!("clip":
+    "config.json",
+    "merges.txt",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "vocab.json",
+);
+
+/// The folder of a base: that of the embedded one for its name, unless something of that name is there, else `spec`.
+pub(crate) fn base_path(spec: &str) -> Result<Cow<'_, Path>> {
+    locate(spec, "base", BASE)
+}
+
+/// Likewise for a dual encoder.
+pub(crate) fn clip_path(spec: &str) -> Result<Cow<'_, Path>> {
+    locate(spec, "clip", CLIP)
+}
+
+/// Writes the embedded base as a folder in diffusers' layout, with the dual encoder in `clip` below it. `target` is replaced
+/// as a whole.
+///
+/// # Errors
+/// What the file system says.
+pub fn export(target: &Path) -> Result<()> {
+    let folder = AtomicFolder::create(target)?;
+    write(BASE, folder.path())?;
+    write(CLIP, &folder.path().join("clip"))?;
+    folder.commit()
+}
+
+fn locate<'a>(spec: &'a str, kind: &str, files: Files) -> Result<Cow<'a, Path>> {
+    let path = Path::new(spec);
+    if spec != NAME || path.exists() {
+        return Ok(Cow::Borrowed(path));
+    }
+    unpacked(&cache_folders(), kind, files).map(Cow::Owned)
+}
+
+/// The files in the first of `caches` that takes them.
+fn unpacked(caches: &[PathBuf], kind: &str, files: Files) -> Result<PathBuf> {
+    let mut outcome = Err(FileError::Missing {
+        what: "a cache folder".into(),
+        file: PathBuf::from(kind),
+        hint: "name one in the environment variable SCUMBLE_CACHE".into(),
+    });
+    for cache in caches {
+        let folder = cache.join(format!("{NAME}-{kind}"));
+        outcome = lay_out(cache, &folder, files).map(|()| folder);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn lay_out(cache: &Path, folder: &Path, files: Files) -> Result<()> {
+    if is_there(folder, files) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(cache).map_err(|source| FileError::Write { file: cache.into(), source })?;
+    let fresh = AtomicFolder::create(folder)?;
+    write(files, fresh.path())?;
+    let placed = fresh.commit();
+    // Another process may have done the same at the same time.
+    if is_there(folder, files) { Ok(()) } else { placed }
+}
+
+fn is_there(folder: &Path, files: Files) -> bool {
+    files.iter().all(|(name, bytes)| {
+        let path = folder.join(name);
+        let size = std::fs::metadata(&path).map(|meta| meta.len());
+        size.is_ok_and(|size| size == bytes.len() as u64)
+            && std::fs::read(&path).is_ok_and(|found| found == *bytes)
+    })
+}
+
+fn write(files: Files, folder: &Path) -> Result<()> {
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| FileError::Write { file: parent.into(), source })?;
+        }
+        atomic_write(&path, |file| file.write_all(bytes))?;
+    }
+    Ok(())
+}
+
+/// Where caches may be, best first: what the environment says, the system's place, the folder for temporary files.
+fn cache_folders() -> Vec<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let below = |root: Option<OsString>, inner: &str| root.map(|root| PathBuf::from(root).join(inner));
+    let home = || variable("HOME");
+    let system = if cfg!(windows) {
+        below(variable("LOCALAPPDATA"), "scumble")
+    } else if cfg!(target_os = "macos") {
+        below(home(), "Library/Caches/scumble")
+    } else {
+        below(variable("XDG_CACHE_HOME"), "scumble").or_else(|| below(home(), ".cache/scumble"))
+    };
+    let own = variable("SCUMBLE_CACHE").map(PathBuf::from);
+    own.or(system).into_iter().chain([std::env::temp_dir().join("scumble")]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_laid_out_once_and_put_right() {
+        let cache = tempfile::tempdir().unwrap();
+        let caches = [cache.path().join("new")];
+        let folder = unpacked(&caches, "clip", CLIP).unwrap();
+        let changed = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
+        let config = folder.join("config.json");
+        let first = changed(&config);
+        assert_eq!(unpacked(&caches, "clip", CLIP).unwrap(), folder);
+        assert_eq!(changed(&config), first, "nothing is written twice");
+        let good = std::fs::read(&config).unwrap();
+        let mut bad = good.clone();
+        bad[3] ^= 1;
+        std::fs::write(&config, bad).unwrap();
+        std::fs::remove_file(folder.join("vocab.json")).unwrap();
+        unpacked(&caches, "clip", CLIP).unwrap();
+        assert_eq!(std::fs::read(&config).unwrap(), good);
+        assert!(folder.join("vocab.json").exists());
+    }
+
+    #[test]
+    fn a_cache_that_takes_nothing_is_passed_over() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let good = place.path().join("good");
+        let folder = unpacked(&[file.join("below"), good.clone()], "clip", CLIP).unwrap();
+        assert!(folder.starts_with(good));
+        assert!(unpacked(&[file.join("below")], "clip", CLIP).is_err());
+        assert!(format!("{:?}", unpacked(&[], "clip", CLIP).unwrap_err()).contains("SCUMBLE_CACHE"));
+    }
+
+    #[test]
+    fn other_names_are_paths() {
+        assert_eq!(base_path("some/where").unwrap(), Path::new("some/where"));
+    }
+}
