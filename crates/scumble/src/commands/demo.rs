@@ -38,7 +38,7 @@ pub struct DemoArgs {
     #[arg(short, long, value_name = "FOLDER", default_value = "scumble-demo")]
     out: PathBuf,
     /// Updates
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: u64,
     /// Pictures in each update
     #[arg(long, value_name = "N", default_value = "4")]
@@ -47,7 +47,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value = "8")]
     rank: std::num::NonZeroUsize,
     /// Learning rate of the adapter on the UNet
-    #[arg(long, value_name = "RATE", default_value_t = Rates::default().lora)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
     lr: f64,
     /// Where the noise of the paintings starts
     #[arg(long, value_name = "N", default_value_t = 0)]
