@@ -7,19 +7,15 @@
 //! <out>/before-after.png  prompts from top to bottom, strengths 0, 0.5 and 1 from left to right, the same noise in each row
 //! ```
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use scumble_model::base::BaseFiles;
 use scumble_paint::Studio;
 use scumble_paint::adapters::AdapterUse;
 use scumble_paint::request::Request;
-use scumble_tensor::DType;
 use scumble_train::config::Precision;
 use scumble_train::picture::{Picture, Sheet, SheetRow, png};
-use scumble_train::run::{self, Start};
 use scumble_world::novel::{PICTURES, Set};
 use serde::Serialize;
 
@@ -52,7 +48,7 @@ pub struct Demo {
     /// Seed, steps, guidance and sampler of the painting.
     pub painting: Request,
     /// Numbers to compute in.
-    pub dtype: DType,
+    pub precision: Precision,
     /// Where everything goes: a new folder.
     pub out: PathBuf,
 }
@@ -93,7 +89,7 @@ pub fn run(
     watch: &mut Watch<'_>,
 ) -> Result<Option<Shown>> {
     let name = demo.set.name();
-    let studio = Studio::open(files, Arc::clone(&services.backend), demo.dtype)?;
+    let studio = Studio::open(files, Arc::clone(&services.backend), demo.precision.dtype())?;
     let side = studio.own_side();
     let learned_from = lesson::pictures(demo.set, side)?;
     let folder = demo.out.join("pictures");
@@ -113,28 +109,18 @@ pub fn run(
         batch: demo.batch,
         rank: demo.rank,
         rates: demo.rates,
-        precision: if demo.dtype == DType::BF16 { Precision::Bf16 } else { Precision::F32 },
+        precision: demo.precision,
         pictures: &folder,
-        // Of no use to a method without new words.
-        start: "",
+        start: recipe::start_of_word(demo.set, &files.tokenizer.open()?),
         runs: &demo.out,
         name,
         class: None,
     };
     let config = recipe::config(Method::LoraText, &lesson);
-    let with = run::Services {
-        backend: Arc::clone(&services.backend),
-        reporter: services.reporter,
-        stop: services.stop,
-    };
-    let summary = match run::train(&config, &Start::New, &with) {
-        Ok(summary) if summary.outcome == run::Outcome::Finished => summary,
-        Ok(_) | Err(scumble_train::TrainError::StoppedEarly) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(summary) = services.train(&config, services.reporter)? else { return Ok(None) };
     let missing = || EvalError::path(&summary.folder, "the run left no adapter", "");
     let adapter = summary.adapters.first().cloned().ok_or_else(missing)?;
-    let studio = Studio::open(files, Arc::clone(&services.backend), demo.dtype)?;
+    let studio = Studio::open(files, Arc::clone(&services.backend), demo.precision.dtype())?;
     for strength in &STRENGTHS[1..] {
         (services.phase)(&format!("painting with the adapter at {strength}"));
         let wearing = AdapterUse::new(adapter.clone(), *strength, *strength);
@@ -189,7 +175,7 @@ fn paint(
     let requests = gallery::requests(texts, &[demo.painting.seed], &common);
     let mut told = |place: Place| {
         watch(place);
-        if services.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        services.flow()
     };
     gallery::paint(studio, &requests, &Wear::default(), &mut |_| {}, &mut told)
 }

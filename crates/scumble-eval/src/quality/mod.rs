@@ -16,6 +16,7 @@ pub mod recipe;
 pub mod report;
 mod trial;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +24,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use scumble_model::base::BaseFiles;
 use scumble_paint::Studio;
 use scumble_paint::request::Request;
-use scumble_tensor::{Backend, DType};
+use scumble_tensor::Backend;
+use scumble_train::config::Precision;
 use scumble_train::picture::Picture;
 use scumble_train::run::event::Reporter;
+use scumble_train::run::{self, Start, Summary};
+use scumble_train::{TrainConfig, TrainError};
 use scumble_world::novel::Set;
 use serde::Serialize;
 
@@ -66,7 +70,7 @@ pub struct Comparison {
     /// Steps, guidance and sampler of all painting.
     pub painting: Request,
     /// Numbers to compute in.
-    pub dtype: DType,
+    pub precision: Precision,
     /// Where everything goes; a new folder.
     pub out: PathBuf,
 }
@@ -131,8 +135,19 @@ pub struct Services<'a> {
 }
 
 impl Services<'_> {
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    /// Whether to go on.
+    pub(crate) fn flow(&self) -> ControlFlow<()> {
+        if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Trains to the end; `None` when it was stopped.
+    pub(crate) fn train(&self, config: &TrainConfig, reporter: &dyn Reporter) -> Result<Option<Summary>> {
+        let services = run::Services { backend: Arc::clone(&self.backend), reporter, stop: self.stop };
+        match run::train(config, &Start::New, &services) {
+            Ok(summary) if summary.outcome == run::Outcome::Finished => Ok(Some(summary)),
+            Ok(_) | Err(TrainError::StoppedEarly) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -146,7 +161,7 @@ pub fn compare(
     let mut outcome = Outcome { trials: Vec::new(), sheets: Vec::new() };
     for &set in &comparison.sets {
         (services.phase)(&format!("{}: the base alone", set.name()));
-        let studio = Studio::open(files, Arc::clone(&services.backend), comparison.dtype)?;
+        let studio = Studio::open(files, Arc::clone(&services.backend), comparison.precision.dtype())?;
         let side = studio.own_side();
         let references = lesson::pictures(set, side)?;
         let references = judge.pictures(&references.iter().collect::<Vec<_>>())?;

@@ -1,13 +1,13 @@
 //! The run of each method: what differs is what learns, and how fast.
 //!
-//! Rates are those at which each method learns best within a few hundred updates on small models, found by trying; a rate
-//! that suits one method would make a straw man of another.
+//! Each kind of part has a rate of its own, because one that suits one method would make a straw man of another. They were
+//! chosen by hand for small models and a few hundred updates; `bench quality` takes others.
 
 use std::path::Path;
 
 use scumble_model::tokenizer::Tokenizer;
 use scumble_train::TrainConfig;
-use scumble_train::config::{self, Base, CaptionSource, Existing, ScheduleKind, Targets};
+use scumble_train::config::{self, Base, CaptionSource, ScheduleKind, Targets};
 use scumble_world::novel::Set;
 
 use super::Method;
@@ -107,7 +107,6 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
     run.train.precision = lesson.precision;
     run.save.folder = lesson.runs.to_owned();
     run.save.name = lesson.name.to_owned();
-    run.save.existing = Existing::Replace;
     run.save.every = 0;
     run.save.keep_last = 1;
     run

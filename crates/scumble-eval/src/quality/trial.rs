@@ -1,7 +1,6 @@
 //! One training and what came of it.
 
 use std::cell::Cell;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,12 +8,10 @@ use scumble_model::base::{BaseFiles, BaseOptions};
 use scumble_paint::adapters::AdapterUse;
 use scumble_paint::request::{EmbeddingUse, Request};
 use scumble_paint::studio::Studio;
-use scumble_tensor::DType;
-use scumble_train::config::Precision;
 use scumble_train::metrics;
 use scumble_train::picture::Picture;
+use scumble_train::run::Summary;
 use scumble_train::run::event::Event;
-use scumble_train::run::{self, Start, Summary};
 
 use super::recipe::{self, Lesson, trigger};
 use super::{Course, Method, Regime, Services, Trial};
@@ -60,7 +57,7 @@ impl Course<'_> {
             batch: comparison.batch,
             rank: comparison.rank,
             rates: comparison.rates,
-            precision: precision(comparison.dtype),
+            precision: comparison.precision,
             pictures: &pictures,
             runs: &runs,
             name: &name,
@@ -74,16 +71,7 @@ impl Course<'_> {
             }
             services.reporter.event(event);
         };
-        let with = run::Services {
-            backend: Arc::clone(&services.backend),
-            reporter: &reporter,
-            stop: services.stop,
-        };
-        let summary = match run::train(&config, &Start::New, &with) {
-            Ok(summary) if summary.outcome == run::Outcome::Finished => summary,
-            Ok(_) | Err(scumble_train::TrainError::StoppedEarly) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(summary) = services.train(&config, &reporter)? else { return Ok(None) };
         let learned = learned(method, &summary, &trigger(method, self.set))?;
         let Some((of_set, of_world)) = self.paint(method, &learned)? else { return Ok(None) };
         let seconds: Vec<f64> = metrics::read(&summary.folder.join("metrics.jsonl"))?
@@ -117,7 +105,8 @@ impl Course<'_> {
             None => None,
         };
         let files = opened.as_ref().unwrap_or(self.files);
-        let studio = Studio::open(files, Arc::clone(&self.services.backend), self.comparison.dtype)?;
+        let studio =
+            Studio::open(files, Arc::clone(&self.services.backend), self.comparison.precision.dtype())?;
         let common = Request {
             adapters: learned.adapters.clone(),
             embeddings: learned.embeddings.clone(),
@@ -152,18 +141,13 @@ impl Course<'_> {
     }
 }
 
-fn precision(dtype: DType) -> Precision {
-    if dtype == DType::BF16 { Precision::Bf16 } else { Precision::F32 }
-}
-
 /// Paints all requests unless somebody stops it.
 pub(super) fn paint(
     studio: &Studio,
     requests: &[Request],
     services: &Services<'_>,
 ) -> Result<Option<Vec<Picture>>> {
-    let mut watch = |_| if services.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    gallery::paint(studio, requests, &Wear::default(), &mut |_| {}, &mut watch)
+    gallery::paint(studio, requests, &Wear::default(), &mut |_| {}, &mut |_| services.flow())
 }
 
 /// Sorts a run's files into model, adapter and words. Words are in two spellings; one is enough.

@@ -7,7 +7,6 @@
 //! How it was made is in `recipes/embedded` and `docs/pretraining.md`.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -82,21 +81,13 @@ fn locate<'a>(spec: &'a str, kind: &str, files: Files) -> Result<Cow<'a, Path>> 
     unpacked(&cache_folders(), kind, files).map(Cow::Owned)
 }
 
-/// The files in the first of `caches` that takes them.
-fn unpacked(caches: &[PathBuf], kind: &str, files: Files) -> Result<PathBuf> {
-    let mut outcome = Err(FileError::Missing {
-        what: "a cache folder".into(),
-        file: PathBuf::from(kind),
-        hint: "name one in the environment variable SCUMBLE_CACHE".into(),
-    });
-    for cache in caches {
+/// The files in the preferred cache, or where that takes nothing in the other.
+fn unpacked([preferred, other]: &[PathBuf; 2], kind: &str, files: Files) -> Result<PathBuf> {
+    let below = |cache: &Path| {
         let folder = cache.join(format!("{NAME}-{kind}"));
-        outcome = lay_out(cache, &folder, files).map(|()| folder);
-        if outcome.is_ok() {
-            break;
-        }
-    }
-    outcome
+        lay_out(cache, &folder, files).map(|()| folder)
+    };
+    below(preferred).or_else(|_| below(other))
 }
 
 fn lay_out(cache: &Path, folder: &Path, files: Files) -> Result<()> {
@@ -132,20 +123,19 @@ fn write(files: Files, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where caches may be, best first: what the environment says, the system's place, the folder for temporary files.
-fn cache_folders() -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let below = |root: Option<OsString>, inner: &str| root.map(|root| PathBuf::from(root).join(inner));
-    let home = || variable("HOME");
+/// Where the environment or the system wants caches, and the folder for temporary files.
+fn cache_folders() -> [PathBuf; 2] {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let below = |root: &str, inner: &str| variable(root).map(|root| root.join(inner));
     let system = if cfg!(windows) {
-        below(variable("LOCALAPPDATA"), "scumble")
+        below("LOCALAPPDATA", "scumble")
     } else if cfg!(target_os = "macos") {
-        below(home(), "Library/Caches/scumble")
+        below("HOME", "Library/Caches/scumble")
     } else {
-        below(variable("XDG_CACHE_HOME"), "scumble").or_else(|| below(home(), ".cache/scumble"))
+        below("XDG_CACHE_HOME", "scumble").or_else(|| below("HOME", ".cache/scumble"))
     };
-    let own = variable("SCUMBLE_CACHE").map(PathBuf::from);
-    own.or(system).into_iter().chain([std::env::temp_dir().join("scumble")]).collect()
+    let temporary = std::env::temp_dir().join("scumble");
+    [variable("SCUMBLE_CACHE").or(system).unwrap_or_else(|| temporary.clone()), temporary]
 }
 
 #[cfg(test)]
@@ -155,7 +145,7 @@ mod tests {
     #[test]
     fn it_is_laid_out_once_and_put_right() {
         let cache = tempfile::tempdir().unwrap();
-        let caches = [cache.path().join("new")];
+        let caches = [cache.path().join("new"), cache.path().join("other")];
         let folder = unpacked(&caches, "clip", CLIP).unwrap();
         let changed = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
         let config = folder.join("config.json");
@@ -180,8 +170,8 @@ mod tests {
         let good = place.path().join("good");
         let folder = unpacked(&[file.join("below"), good.clone()], "clip", CLIP).unwrap();
         assert!(folder.starts_with(good));
-        assert!(unpacked(&[file.join("below")], "clip", CLIP).is_err());
-        assert!(format!("{:?}", unpacked(&[], "clip", CLIP).unwrap_err()).contains("SCUMBLE_CACHE"));
+        let error = unpacked(&[file.join("below"), file.join("above")], "clip", CLIP).unwrap_err();
+        assert!(error.to_string().contains("above"), "{error}");
     }
 
     #[test]

@@ -14,10 +14,10 @@ use scumble_world::novel::Set;
 
 use super::generate::{BaseOptions, open_base};
 use super::train::report::Watcher;
-use crate::commands::stop;
+use crate::commands::{progress, stop};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
-use crate::terminal::{Paint, Progress, duration};
+use crate::terminal::{Paint, duration};
 
 /// Options of `demo`.
 #[derive(Args)]
@@ -97,7 +97,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result {
             guidance: args.guidance,
             ..Request::default()
         },
-        dtype: args.precision.dtype(),
+        precision: args.precision,
         out: free(&args.out),
     };
     stop::listen()?;
@@ -122,7 +122,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result {
         if place.done == 0 && place.step.done <= 1 {
             start = Instant::now();
         }
-        painting(context, &place, &start);
+        progress::pictures(context, "painting", &place, &start);
     };
     let Some(shown) = demo::run(&demo, &files, &services, &mut watch)? else {
         terminal.status(&format!("stopped; what was made is in {}", demo.out.display()));
@@ -135,20 +135,6 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result {
         tell(context, &demo, &shown, began.elapsed().as_secs_f64());
     }
     Ok(Outcome::Done)
-}
-
-/// A progress line over all pictures of a phase.
-pub fn painting(context: &Context, place: &Place, start: &Instant) {
-    let calls = place.step.total.max(1) as u64;
-    let done = place.done as u64 * calls + place.step.done as u64;
-    context.terminal.progress(&Progress {
-        unit: "painting",
-        done,
-        total: place.total as u64 * calls,
-        done_here: done,
-        elapsed: start.elapsed(),
-        extra: &format!("picture {}/{}", place.done + 1, place.total),
-    });
 }
 
 /// `out`, or with a number behind it where that is taken.

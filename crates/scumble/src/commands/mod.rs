@@ -18,6 +18,7 @@ pub mod merge;
 mod model;
 pub mod pretrain;
 pub mod probe;
+mod progress;
 pub mod resize;
 pub mod runs;
 mod stop;

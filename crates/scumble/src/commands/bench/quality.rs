@@ -177,7 +177,7 @@ fn comparison(args: &QualityArgs) -> Comparison {
             sampler: args.sampler.clone(),
             ..Request::default()
         },
-        dtype: args.precision.dtype(),
+        precision: args.precision,
         out: args.out.clone(),
     }
 }

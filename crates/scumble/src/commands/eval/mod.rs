@@ -24,7 +24,7 @@ use serde::Serialize;
 
 pub use self::options::EvalArgs;
 use super::generate::open_base;
-use crate::commands::stop;
+use crate::commands::{progress, stop};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 use crate::terminal::Progress;
@@ -185,17 +185,7 @@ fn paint(
 ) -> Unless<Vec<Picture>> {
     let start = Instant::now();
     let mut watch = |place: Place| {
-        // Counted in model calls, of which every picture has about as many.
-        let calls = place.step.total.max(1) as u64;
-        let done = place.done as u64 * calls + place.step.done as u64;
-        context.terminal.progress(&Progress {
-            unit,
-            done,
-            total: place.total as u64 * calls,
-            done_here: done,
-            elapsed: start.elapsed(),
-            extra: &format!("picture {}/{}", place.done + 1, place.total),
-        });
+        progress::pictures(context, unit, &place, &start);
         if stop::is_wanted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let mut note = |text: String| context.terminal.warning(&text);
