@@ -43,10 +43,13 @@ fn what_somebody_did_to_its_cache_is_put_right() {
         place.bytes("fish.png")
     };
     let first = with_cache(&mut place.scumble());
-    let weights = cache.join("embedded-base/unet/diffusion_pytorch_model.safetensors");
+    let folders: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [folder] = folders.as_slice() else { panic!("{folders:?}") };
+    assert!(folder.file_name().unwrap().to_str().unwrap().starts_with("embedded-base-"), "{folder:?}");
+    let weights = folder.join("unet/diffusion_pytorch_model.safetensors");
     let good = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &good[..1000]).unwrap();
-    std::fs::remove_dir_all(cache.join("embedded-base/tokenizer")).unwrap();
+    std::fs::remove_dir_all(folder.join("tokenizer")).unwrap();
     assert_eq!(with_cache(&mut place.scumble()), first);
     assert_eq!(std::fs::read(&weights).unwrap(), good);
     // Where nothing can be written, the folder for temporary files is used.

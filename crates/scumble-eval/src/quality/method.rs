@@ -12,6 +12,14 @@ pub enum Method {
     TextualInversion,
     /// Factors on the UNet.
     Lora,
+    /// Factors on the UNet's convolutions too.
+    LoraConv,
+    /// Factors on the UNet, direction and length of weights apart.
+    Dora,
+    /// Products of factors on the UNet, element by element.
+    Loha,
+    /// Kronecker products on the UNet.
+    Lokr,
     /// Factors on UNet and text encoder.
     LoraText,
     /// A new word, then factors on both.
@@ -24,7 +32,22 @@ pub enum Method {
 
 impl Method {
     /// All, from nothing to everything.
-    pub const ALL: [Method; 7] = [
+    pub const ALL: [Method; 11] = [
+        Method::None,
+        Method::TextualInversion,
+        Method::Lora,
+        Method::LoraConv,
+        Method::Dora,
+        Method::Loha,
+        Method::Lokr,
+        Method::LoraText,
+        Method::Pivotal,
+        Method::Full,
+        Method::FullPrior,
+    ];
+
+    /// Those that are compared where none are named.
+    pub const USUAL: [Method; 7] = [
         Method::None,
         Method::TextualInversion,
         Method::Lora,
@@ -40,6 +63,10 @@ impl Method {
             Method::None => "none",
             Method::TextualInversion => "textual-inversion",
             Method::Lora => "lora",
+            Method::LoraConv => "lora-conv",
+            Method::Dora => "dora",
+            Method::Loha => "loha",
+            Method::Lokr => "lokr",
             Method::LoraText => "lora-text",
             Method::Pivotal => "pivotal",
             Method::Full => "full",
@@ -53,6 +80,10 @@ impl Method {
             Method::None => "no training",
             Method::TextualInversion => "textual inversion",
             Method::Lora => "LoRA, UNet",
+            Method::LoraConv => "LoRA, convolutions too",
+            Method::Dora => "DoRA, UNet",
+            Method::Loha => "LoHa, UNet",
+            Method::Lokr => "LoKr, UNet",
             Method::LoraText => "LoRA, UNet + text",
             Method::Pivotal => "pivotal tuning",
             Method::Full => "full fine-tuning",

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use scumble_model::tokenizer::Tokenizer;
 use scumble_train::TrainConfig;
-use scumble_train::config::{self, Base, CaptionSource, ScheduleKind, Targets};
+use scumble_train::config::{self, AdapterKind, Base, CaptionSource, ScheduleKind, Targets};
 use scumble_world::novel::Set;
 
 use super::Method;
@@ -72,10 +72,10 @@ pub fn trigger(method: Method, set: Set) -> String {
 pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
     let mut run = TrainConfig {
         method: match method {
-            Method::None | Method::Lora | Method::LoraText => config::Method::Lora,
             Method::TextualInversion => config::Method::TextualInversion,
             Method::Pivotal => config::Method::Pivotal,
             Method::Full | Method::FullPrior => config::Method::Full,
+            _ => config::Method::Lora,
         },
         base: Base { model: lesson.base.to_owned(), ..Base::default() },
         ..TrainConfig::default()
@@ -89,7 +89,13 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
         run.data.class_count = count;
         run.data.class_steps = 20;
     }
-    run.lora.unet.targets = Targets::AllLinear;
+    run.lora.kind = match method {
+        Method::Dora => AdapterKind::Dora,
+        Method::Loha => AdapterKind::Loha,
+        Method::Lokr => AdapterKind::Lokr,
+        _ => AdapterKind::Lora,
+    };
+    run.lora.unet.targets = if method == Method::LoraConv { Targets::All } else { Targets::AllLinear };
     run.lora.unet.rank = lesson.rank;
     run.lora.text_encoder.rank = lesson.rank;
     run.lora.text_encoder.train = matches!(method, Method::LoraText | Method::Pivotal);

@@ -2,13 +2,16 @@
 //! dual encoder that judges its pictures.
 //!
 //! Its files are bytes of the program. Everything that reads models reads folders, so the bytes are laid out once in a cache
-//! folder and compared at every use; whatever somebody did to them there is put right.
+//! folder and compared at every use; whatever somebody did to them there is put right. The folder's name has a hash of them,
+//! so that programs with different weights do not take turns in writing them.
 //!
 //! How it was made is in `recipes/embedded` and `docs/pretraining.md`.
 
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use crate::files::{AtomicFolder, FileError, Result, atomic_write};
 
@@ -84,10 +87,21 @@ fn locate<'a>(spec: &'a str, kind: &str, files: Files) -> Result<Cow<'a, Path>> 
 /// The files in the preferred cache, or where that takes nothing in the other.
 fn unpacked([preferred, other]: &[PathBuf; 2], kind: &str, files: Files) -> Result<PathBuf> {
     let below = |cache: &Path| {
-        let folder = cache.join(format!("{NAME}-{kind}"));
+        let folder = cache.join(format!("{NAME}-{kind}-{}", short_hash(files)));
         lay_out(cache, &folder, files).map(|()| folder)
     };
     below(preferred).or_else(|_| below(other))
+}
+
+/// Tells one generation of the files from another.
+fn short_hash(files: Files) -> String {
+    let mut hash = Sha256::new();
+    for (name, bytes) in files {
+        hash.update(name);
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn lay_out(cache: &Path, folder: &Path, files: Files) -> Result<()> {
@@ -172,6 +186,14 @@ mod tests {
         assert!(folder.starts_with(good));
         let error = unpacked(&[file.join("below"), file.join("above")], "clip", CLIP).unwrap_err();
         assert!(error.to_string().contains("above"), "{error}");
+    }
+
+    #[test]
+    fn other_weights_have_another_folder() {
+        let files: [Files; 3] = [&[("a", b"bc")], &[("a", b"bd")], &[("ab", b"c")]];
+        let hashes = files.map(short_hash);
+        assert!(hashes[0] != hashes[1] && hashes[0] != hashes[2], "{hashes:?}");
+        assert_eq!(hashes[0], short_hash(files[0]));
     }
 
     #[test]

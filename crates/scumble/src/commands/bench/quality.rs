@@ -35,7 +35,7 @@ pub struct QualityArgs {
     /// Subjects and styles to learn: robot, monster, owl, neon, blueprint, chalk
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "robot,neon", value_parser = set)]
     sets: Vec<Set>,
-    /// Ways to learn: textual-inversion, lora, lora-text, pivotal, full, full-prior [default: all]
+    /// Ways to learn: textual-inversion, lora, lora-text, pivotal, full, full-prior (the default), lora-conv, dora, loha, lokr
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Updates of each training
@@ -158,7 +158,7 @@ pub fn run(context: &Context, args: &QualityArgs) -> Result {
 }
 
 fn comparison(args: &QualityArgs) -> Comparison {
-    let methods = if args.methods.is_empty() { Method::ALL.to_vec() } else { args.methods.clone() };
+    let methods = if args.methods.is_empty() { Method::USUAL.to_vec() } else { args.methods.clone() };
     Comparison {
         base: args.base.clone(),
         sets: args.sets.clone(),
