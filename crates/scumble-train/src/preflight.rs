@@ -134,7 +134,7 @@ pub fn plan(session: &Session) -> Result<Plan> {
         recompute: choice.recompute,
         seconds_per_step,
         seconds: seconds_per_step * train.steps as f64,
-        warnings: warnings(session),
+        warnings: warnings(session)?,
     })
 }
 
@@ -163,8 +163,9 @@ fn files(session: &Session) -> Result<Vec<PlannedFile>> {
     Ok(files)
 }
 
-fn warnings(session: &Session) -> Vec<String> {
-    let mut warnings = session.samples.dataset().report.warnings();
+fn warnings(session: &Session) -> Result<Vec<String>> {
+    let mut warnings = session.config.resting_settings()?;
+    warnings.extend(session.samples.dataset().report.warnings());
     if let Some(class) = session.samples.class_dataset() {
         warnings.extend(class.report.warnings());
     }
@@ -186,7 +187,7 @@ fn warnings(session: &Session) -> Vec<String> {
             config.rate(Part::Unet)
         ));
     }
-    warnings
+    Ok(warnings)
 }
 
 /// Seconds of a forward pass of one sample, and what a recorded one keeps. Text states are part of it only when the text

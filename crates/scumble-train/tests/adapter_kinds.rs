@@ -163,7 +163,7 @@ fn every_setting_is_heard() {
     let mut base = config(&place);
     base.train.steps = 2;
     base.train.ema_decay = None;
-    base.lora.text_encoder.train = false;
+    base.lora.text_encoder = TextLora::default();
     let tensors = |config: &TrainConfig| {
         let file = SafetensorsFile::open(&run(config).unwrap().adapters[0]).unwrap();
         let read = |name: String| (file.read(&name).unwrap().bytes().unwrap().to_vec(), name);
@@ -198,7 +198,7 @@ fn rank_stabilised_factors_count_more() {
     let place = Workplace::new();
     let mut config = config(&place);
     config.train.steps = 1;
-    config.lora.text_encoder.train = false;
+    config.lora.text_encoder = TextLora::default();
     config.lora.rank_stabilized = true;
     config.lora.unet.rank = 4;
     config.lora.unet.alpha = Some(3.0);

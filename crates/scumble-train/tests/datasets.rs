@@ -255,7 +255,7 @@ fn a_base_for_inpainting_learns_with_holes_of_its_own_or_given_ones() {
     let mut config = place.config();
     config.base.model = inpainting_base(&place).display().to_string();
     config.train.steps = 2;
-    config.validate.prompts = vec!["a dog".into()];
+    common::paint(&mut config, &["a dog"], 0);
     (config.holdout.share, config.holdout.every) = (0.25, 1);
     let first = run(&config).unwrap();
     assert!(records(&first.folder).iter().all(|record| record.validation_loss.unwrap().is_finite()));

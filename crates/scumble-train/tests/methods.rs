@@ -40,7 +40,7 @@ fn a_textual_inversion_moves_the_new_rows_and_nothing_else() {
     let place = Workplace::new();
     let mut config = words(&place, Method::TextualInversion);
     config.tokens.init = vec!["dog".into()];
-    config.data.template = Template::Object;
+    (config.data.template, config.data.prompt) = (Template::Object, None);
     let summary = run(&config).unwrap();
     let (before, after) = (params(&summary, 0), params(&summary, 6));
     assert_eq!(before.keys().collect::<Vec<_>>(), ["param.text_encoder.tokens"]);
@@ -69,7 +69,7 @@ fn the_norm_prior_pulls_as_far_as_prodigy_goes() {
     config.tokens.init = vec!["dog".into()];
     config.tokens.norm = Some(0.4);
     (config.train.optimizer, config.train.lr_tokens) = (OptimizerKind::Prodigy, 1.0);
-    config.data.template = Template::Object;
+    (config.data.template, config.data.prompt) = (Template::Object, None);
     let summary = run(&config).unwrap();
     let length = |step: u64| {
         let rows = &params(&summary, step)["param.text_encoder.tokens"];
@@ -203,7 +203,7 @@ fn every_option_of_words_and_windows_is_heard() {
         ("tokens.continue_lr", |c| c.tokens.continue_lr = Some(1e-3)),
         ("train.lr_tokens", |c| c.train.lr_tokens = 1e-3),
         ("train.ema_decay", |c| c.train.ema_decay = Some(0.9)),
-        ("data.template", |c| c.data.template = Template::Person),
+        ("data.template", |c| (c.data.template, c.data.prompt) = (Template::Person, None)),
         ("learn.tokens.stop", |c| c.learn.tokens.stop = Some(1)),
         ("learn.tokens.start", |c| c.learn.tokens.start = Some(1)),
         ("learn.tokens.lr", |c| c.learn.tokens.lr = Some(1e-4)),
@@ -212,13 +212,27 @@ fn every_option_of_words_and_windows_is_heard() {
         ("learn.unet.schedule", |c| c.learn.unet.schedule = Some(ScheduleKind::Linear)),
         ("learn.unet.warmup", |c| c.learn.unet.warmup = Some(2)),
         ("learn.unet.weight_decay", |c| c.learn.unet.weight_decay = Some(9.0)),
+        ("learn.unet.start", |c| c.learn.unet.start = Some(1)),
+        ("learn.unet.stop", |c| c.learn.unet.stop = Some(3)),
+        ("learn.tokens.schedule", |c| c.learn.tokens.schedule = Some(ScheduleKind::Linear)),
+        ("learn.tokens.warmup", |c| c.learn.tokens.warmup = Some(2)),
         ("learn.text_encoder.stop", |c| c.learn.text_encoder.stop = Some(2)),
+        ("learn.text_encoder.lr", |c| c.learn.text_encoder.lr = Some(1e-3)),
+        ("learn.text_encoder.schedule", |c| c.learn.text_encoder.schedule = Some(ScheduleKind::Linear)),
+        ("learn.text_encoder.warmup", |c| c.learn.text_encoder.warmup = Some(2)),
+        ("learn.text_encoder.weight_decay", |c| c.learn.text_encoder.weight_decay = Some(99.0)),
     ];
     for (name, change) in changes {
         let mut changed = config.clone();
         change(&mut changed);
         assert!(result(&changed) != plain, "`{name}` changes nothing");
     }
+    // Several words begin the rows of one word in turn.
+    let mut rows = config.clone();
+    rows.tokens.vectors = 2;
+    let alike = result(&rows);
+    rows.tokens.init = vec!["dog photo".into()];
+    assert!(result(&rows) != alike);
     // What a window takes from `[train]` when it is left out is the same as writing it down.
     let mut same = config.clone();
     same.learn.unet.lr = Some(config.train.lr);

@@ -105,7 +105,7 @@ fn objectives_for_velocity_are_heard_and_refused_elsewhere() {
     }
     // Painted while training, the rescaled noise levels must work too.
     velocity.objective.zero_terminal_snr = true;
-    velocity.validate.prompts = vec!["a dog".into()];
+    common::paint(&mut velocity, &["a dog"], 0);
     run(&velocity).unwrap();
     let mut beyond = short(&place);
     beyond.objective.timestep_max = Some(1001);

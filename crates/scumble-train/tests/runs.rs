@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Heard, Workplace, adapter, run, run_with};
+use common::{Heard, Workplace, adapter, paint, run, run_with, tensors};
 use scumble_model::files::{SafetensorsFile, TensorSource};
 use scumble_tensor::DType;
 use scumble_train::config::*;
@@ -53,7 +53,7 @@ fn the_same_run_gives_the_same_bytes_in_a_folder_of_its_own() {
     let third = run(&TrainConfig::from_toml(&text).unwrap()).unwrap();
     assert!(adapter(&first) == adapter(&third));
     config.train.seed = 1;
-    assert!(adapter(&first) != adapter(&run(&config).unwrap()));
+    assert!(tensors(&first) != tensors(&run(&config).unwrap()));
 }
 
 #[test]
@@ -140,13 +140,7 @@ fn two_passes_of_one_are_a_batch_of_two() {
 fn every_option_is_heard() {
     let place = Workplace::new();
     std::fs::write(place.folder.path().join("pictures/1.txt"), "a red square").unwrap();
-    let tensors = |config: &TrainConfig| {
-        let file = SafetensorsFile::open(&run(config).unwrap().adapters[0]).unwrap();
-        file.names()
-            .into_iter()
-            .map(|n| (file.read(&n).unwrap().bytes().unwrap().to_vec(), n))
-            .collect::<Vec<_>>()
-    };
+    let tensors = |config: &TrainConfig| tensors(&run(config).unwrap());
     let mut config = place.config();
     config.train.steps = 3;
     config.train.seed = 5;
@@ -156,10 +150,11 @@ fn every_option_is_heard() {
     let changes: &[(&str, Change)] = &[
         ("base.prediction", |c| c.base.prediction = Some(Prediction::Velocity)),
         ("data.width", |c| c.data.width = 72),
-        ("data.captions", |c| c.data.captions = CaptionSource::FileName),
+        ("data.captions", |c| (c.data.captions, c.data.prompt) = (CaptionSource::FileName, None)),
         ("data.prompt", |c| c.data.prompt = Some("a cat".into())),
         ("data.trigger", |c| c.data.trigger = Some("zwx".into())),
-        ("data.template", |c| c.data.template = Template::Object),
+        ("data.template", |c| (c.data.template, c.data.prompt) = (Template::Object, None)),
+        ("data.template", |c| (c.data.template, c.data.prompt) = (Template::Style, None)),
         ("data.crop", |c| c.data.crop = Crop::Random),
         ("data.flip", |c| c.data.flip = true),
         ("data.repeats", |c| c.data.repeats = 3),
@@ -178,6 +173,7 @@ fn every_option_is_heard() {
         ("train.schedule", |c| c.train.schedule = ScheduleKind::Linear),
         ("train.warmup", |c| c.train.warmup = 2),
         ("train.optimizer", |c| c.train.optimizer = OptimizerKind::Sgd),
+        ("adamw8", |c| c.train.optimizer = OptimizerKind::AdamW8),
         ("adafactor", |c| c.train.optimizer = OptimizerKind::Adafactor),
         ("lion", |c| c.train.optimizer = OptimizerKind::Lion),
         ("prodigy", |c| (c.train.optimizer, c.train.lr) = (OptimizerKind::Prodigy, 1.0)),
@@ -204,7 +200,7 @@ fn every_option_is_heard() {
         ("threads", |c| c.train.threads = Some(1)),
         ("train.checkpointing", |c| c.train.checkpointing = true),
         ("train.memory", |c| c.train.memory = Some(1e3)),
-        ("validation", |c| c.validate.prompts = vec!["sks dog".into()]),
+        ("validation", |c| paint(c, &["sks dog"], 0)),
         ("tensorboard", |c| c.save.tensorboard = false),
     ];
     for (name, change) in same {
@@ -239,7 +235,7 @@ fn cycles_power_and_the_text_encoders_own_settings_are_heard() {
     let check = |base: &TrainConfig, name: &str, change: &dyn Fn(&mut TrainConfig)| {
         let mut changed = base.clone();
         change(&mut changed);
-        assert!(adapter(&run(base).unwrap()) != adapter(&run(&changed).unwrap()), "{name}");
+        assert!(tensors(&run(base).unwrap()) != tensors(&run(&changed).unwrap()), "{name}");
     };
     check(&config, "rank", &|c| c.lora.text_encoder.rank = 2);
     check(&config, "alpha", &|c| c.lora.text_encoder.alpha = Some(1.0));
@@ -305,8 +301,7 @@ fn validation_pictures_begin_with_the_base_and_end_in_a_sheet() {
     let place = Workplace::new();
     let mut config = place.config();
     config.train.lr = 0.05;
-    config.validate.prompts = vec!["a photo of sks dog".into(), "a cat".into()];
-    config.validate.every = 4;
+    paint(&mut config, &["a photo of sks dog", "a cat"], 4);
     let summary = run(&config).unwrap();
     let picture = |step: u64, prompt: usize| {
         std::fs::read(summary.folder.join(format!("samples/step-{step:08}-{prompt}.png"))).unwrap()
@@ -327,10 +322,62 @@ fn validation_pictures_begin_with_the_base_and_end_in_a_sheet() {
 }
 
 #[test]
+fn every_setting_of_the_painting_is_heard() {
+    let place = Workplace::new();
+    let mut config = place.config();
+    config.train.steps = 1;
+    paint(&mut config, &["a photo of sks dog"], 0);
+    let before = |change: &dyn Fn(&mut TrainConfig)| {
+        let mut changed = config.clone();
+        change(&mut changed);
+        std::fs::read(run(&changed).unwrap().folder.join("samples/step-00000000-0.png")).unwrap()
+    };
+    let plain = before(&|_| ());
+    type Change = fn(&mut TrainConfig);
+    let changes: &[(&str, Change)] = &[
+        ("validate.negative", |c| c.validate.negative = "a cat".into()),
+        ("validate.seed", |c| c.validate.seed = 1),
+        ("validate.steps", |c| c.validate.steps = 3),
+        ("validate.guidance", |c| c.validate.guidance = 2.0),
+        ("validate.sampler", |c| c.validate.sampler = Some("euler".into())),
+    ];
+    for (name, change) in changes {
+        assert!(before(change) != plain, "`{name}` changes nothing");
+    }
+}
+
+#[test]
+fn the_cache_and_what_is_computed_again_go_where_they_are_told() {
+    let place = Workplace::new();
+    let mut config = place.config();
+    config.train.steps = 1;
+    let folder = place.folder.path().join("elsewhere");
+    (config.cache.latents, config.cache.folder) = (CacheMode::Disk, Some(folder.clone()));
+    run(&config).unwrap();
+    assert!(std::fs::read_dir(&folder).unwrap().count() > 0);
+    assert!(!place.folder.path().join("runs/cache").exists());
+    (config.cache.latents, config.cache.folder) = (CacheMode::Memory, None);
+    run(&config).unwrap();
+    assert!(!place.folder.path().join("runs/cache").exists());
+    (config.cache.latents, config.cache.texts) = (CacheMode::None, CacheMode::Disk);
+    run(&config).unwrap();
+    assert!(place.folder.path().join("runs/cache").exists());
+
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let backend = std::sync::Arc::new(scumble_cpu::CpuBackend::new(Some(1)).unwrap());
+    let services = scumble_train::run::Services { backend, reporter: &|_| {}, stop: &stop };
+    let blocks =
+        |config: &TrainConfig| scumble_train::run::plan(config, &services).unwrap().recomputed_blocks;
+    assert_eq!(blocks(&config), 0);
+    config.train.checkpointing = true;
+    assert!(blocks(&config) > 0);
+}
+
+#[test]
 fn missing_class_pictures_are_painted_once_and_trained_on() {
     let place = Workplace::new();
     let mut config = place.config();
-    let plain = adapter(&run(&config).unwrap());
+    let plain = tensors(&run(&config).unwrap());
     config.data.class_prompt = Some("a photo of a dog".into());
     config.data.class_count = 3;
     config.data.class_steps = 2;
@@ -344,11 +391,15 @@ fn missing_class_pictures_are_painted_once_and_trained_on() {
     let painted = files();
     assert_eq!(painted.len(), 3);
     assert!(painted[0] != painted[1]);
-    assert!(plain != adapter(&with));
+    assert!(plain != tensors(&with));
     assert!(adapter(&with) == adapter(&run(&config).unwrap()));
     assert!(painted == files());
     config.data.prior_weight = 0.2;
-    assert!(adapter(&with) != adapter(&run(&config).unwrap()));
+    assert!(tensors(&with) != tensors(&run(&config).unwrap()));
+    let others = place.folder.path().join("others");
+    (config.data.class_folder, config.data.class_steps) = (Some(others.clone()), 3);
+    run(&config).unwrap();
+    assert!(std::fs::read(others.join("class-00000.png")).unwrap() != painted[0], "class_steps");
 }
 
 #[test]
@@ -386,7 +437,7 @@ fn a_plan_writes_nothing_and_knows_the_sizes() {
     assert_eq!((plan.data.pictures, plan.class_pictures_to_paint, plan.steps), (4, 5, 6));
     assert_eq!(plan.epochs, 1.5);
     assert!(plan.memory_bytes > 1 << 20 && plan.seconds > 0.0);
-    config.data.class_prompt = None;
+    (config.data.class_prompt, config.data.class_count) = (None, Data::default().class_count);
     let summary = run(&config).unwrap();
     for (planned, path) in plan.files.iter().zip(&summary.adapters) {
         let real = std::fs::metadata(path).unwrap().len() as f64;
@@ -447,7 +498,7 @@ fn what_cannot_work_is_refused_before_anything_is_written() {
     assert!(refused(&|c| c.lora.exclude = vec!["nothing_like_it".into()]).contains("nothing_like_it"));
     assert!(
         refused(&|c| {
-            c.validate.prompts = vec!["x".into()];
+            paint(c, &["x"], 0);
             c.validate.sampler = Some("eulr".into());
         })
         .contains("eulr")
@@ -459,7 +510,7 @@ fn the_autoencoder_computes_in_f32_whatever_the_precision() {
     let place = Workplace::new();
     let mut config = place.config();
     (config.cache.latents, config.cache.texts) = (CacheMode::Disk, CacheMode::None);
-    config.validate.prompts = vec!["a photo of sks dog".into()];
+    paint(&mut config, &["a photo of sks dog"], 0);
     let cached = || {
         let mut files = Vec::new();
         let mut folders = vec![place.folder.path().join("runs/cache")];
@@ -493,8 +544,7 @@ fn what_is_there_to_watch_after_a_stop_is_what_an_uninterrupted_run_leaves() {
     let place = Workplace::new();
     let mut config = place.config();
     config.train.steps = 4;
-    config.validate.prompts = vec!["sks dog".into(), "a cat".into()];
-    config.validate.every = 1;
+    paint(&mut config, &["sks dog", "a cat"], 1);
     let whole = run(&config).unwrap();
     let events = |summary: &scumble_train::run::Summary| -> Vec<(u64, bool)> {
         let bytes = std::fs::read(summary.folder.join("events.out.tfevents.scumble")).unwrap();
@@ -532,7 +582,7 @@ fn what_is_there_to_watch_after_a_stop_is_what_an_uninterrupted_run_leaves() {
         );
     }
     config.save.tensorboard = false;
-    config.validate.prompts.clear();
+    config.validate = Validate::default();
     let silent = run(&config).unwrap();
     for name in ["events.out.tfevents.scumble", "samples.png", "samples.gif"] {
         assert!(!silent.folder.join(name).exists(), "{name}");

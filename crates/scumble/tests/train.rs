@@ -230,6 +230,10 @@ fn rank_targets_and_towers_decide_what_is_in_the_file() {
 #[test]
 fn sizes_need_not_be_square() {
     let place = Place::new();
+    let settings = plan(place.train().args(["--size", "72x56"]))["settings"].take();
+    let settings: toml::Table = toml::from_str(settings.as_str().unwrap()).unwrap();
+    assert_eq!(settings["data"]["width"].as_integer(), Some(72));
+    assert_eq!(settings["data"]["height"].as_integer(), Some(56));
     run(place.train().args(["--size", "72x56", "--batch", "2", "--accumulate", "2", "--checkpointing"]));
     assert!(!place.bytes("runs/lora/lora.safetensors").is_empty());
 }
@@ -289,6 +293,97 @@ fn what_is_typed_wins_over_environment_over_run_file_over_defaults() {
         .env("SCUMBLE_SAVE_NAME", "mine")
         .args(["--config", "run.toml"]));
     assert_eq!(steps_of(&place, "runs/mine/metrics.jsonl"), [1, 2, 3]);
+}
+
+#[test]
+fn every_option_reaches_its_setting() {
+    let place = Place::new();
+    let (text, new): (&[&str], &[&str]) = (&["--text-encoder"], &["--token", "<s>"]);
+    let tags: &[&str] = &["--shuffle-tags"];
+    // What is typed, what it needs beside it, the setting and its value.
+    let cases: &[(&str, &[&str], &str, &str)] = &[
+        ("--prediction=v_prediction", &[], "base.prediction", "'v_prediction'"),
+        ("--offline", &[], "base.offline", "true"),
+        ("--kind=style", &[], "kind", "'style'"),
+        ("--method=pivotal-single", new, "method", "'pivotal-single'"),
+        ("--token=<a>|<b>", &[], "tokens.add", "['<a>', '<b>']"),
+        ("--init=dog", new, "tokens.init", "['dog']"),
+        ("--vectors=2", new, "tokens.vectors", "2"),
+        ("--lr-tokens=0.25", new, "train.lr_tokens", "0.25"),
+        ("--ema-decay=0.5", &[], "train.ema_decay", "0.5"),
+        ("--prompt=a dog", &[], "data.prompt", "'a dog'"),
+        ("--trigger=sks", &[], "data.trigger", "'sks'"),
+        ("--captions=file-name", &[], "data.captions", "'file-name'"),
+        ("--template=object", &["--trigger", "sks"], "data.template", "'object'"),
+        ("--crop=random", &[], "data.crop", "'random'"),
+        ("--flip", &[], "data.flip", "true"),
+        ("--buckets", &[], "data.buckets", "true"),
+        ("--shuffle-tags", &[], "data.shuffle_tags", "true"),
+        ("--keep-tags=2", tags, "data.keep_tags", "2"),
+        ("--caption-dropout=0.5", &[], "data.caption_dropout", "0.5"),
+        ("--mask=auto", &[], "mask.source", "'auto'"),
+        ("--class-prompt=a dog", &[], "data.class_prompt", "'a dog'"),
+        ("--class-images=class", &["--class-prompt", "a dog"], "data.class_folder", "'class'"),
+        ("--class-count=7", &["--class-prompt", "a dog"], "data.class_count", "7"),
+        ("--prior-weight=0.5", &["--class-prompt", "a dog"], "data.prior_weight", "0.5"),
+        ("--rank=3", &[], "lora.unet.rank", "3"),
+        ("--alpha=2", &[], "lora.unet.alpha", "2.0"),
+        ("--targets=all", &[], "lora.unet.targets", "'all'"),
+        ("--adapter-kind=loha", &[], "lora.kind", "'loha'"),
+        ("--adapter-init=kaiming", &[], "lora.init", "'kaiming'"),
+        ("--rank-stabilized", &[], "lora.rank_stabilized", "true"),
+        ("--conv-rank=2", &["--targets", "all"], "lora.unet.conv_rank", "2"),
+        ("--lokr-factor=4", &["--adapter-kind", "lokr"], "lora.lokr_factor", "4"),
+        ("--text-encoder", &[], "lora.text_encoder.train", "true"),
+        ("--text-rank=2", text, "lora.text_encoder.rank", "2"),
+        ("--batch=2", &[], "train.batch", "2"),
+        ("--accumulate=2", &[], "train.accumulate", "2"),
+        ("--lr=0.5", &[], "train.lr", "0.5"),
+        ("--lr-text-encoder=0.5", text, "train.lr_text_encoder", "0.5"),
+        ("--lora-plus=16", &[], "learn.lora_plus", "16.0"),
+        ("--block-lr=mid=0.5", &[], "learn.blocks", "'mid=0.5'"),
+        ("--schedule=linear", &[], "train.schedule", "'linear'"),
+        ("--warmup=2", &[], "train.warmup", "2"),
+        ("--min-snr-gamma=5", &[], "train.min_snr_gamma", "5.0"),
+        ("--noise-offset=0.05", &[], "train.noise_offset", "0.05"),
+        ("--loss=huber", &[], "objective.loss", "'huber'"),
+        ("--seed=9", &[], "train.seed", "9"),
+        ("--checkpointing", &[], "train.checkpointing", "true"),
+        ("--memory=100", &[], "train.memory", "100.0"),
+        ("--precision=bf16", &[], "train.precision", "'bf16'"),
+        ("--threads=1", &[], "train.threads", "1"),
+        ("--out=others", &[], "save.folder", "'others'"),
+        ("--name=dog", &[], "save.name", "'dog'"),
+        ("--existing=error", &[], "save.existing", "'error'"),
+        ("--save-every=2", &[], "save.every", "2"),
+        ("--keep-last=5", &[], "save.keep_last", "5"),
+        ("--format=peft", &[], "save.formats", "['peft']"),
+        ("--save-type=f32", &[], "save.dtype", "'f32'"),
+        ("--validate=a dog", &[], "validate.prompts", "['a dog']"),
+        ("--validate-every=2", &["--validate", "a dog"], "validate.every", "2"),
+        ("--test-images=pictures", &[], "holdout.folder", "'pictures'"),
+        ("--hold-out=0.5", &[], "holdout.share", "0.5"),
+        ("--test-every=2", &["--hold-out", "0.5"], "holdout.every", "2"),
+        ("--patience=2", &["--hold-out", "0.5"], "holdout.patience", "2"),
+    ];
+    for (option, beside, key, value) in cases {
+        let mut command = place.scumble();
+        command.arg("train").arg("--base").arg(fixture("tiny-sd1"));
+        command.args(["--images", "pictures", "--size", "64", "--steps", "3"]);
+        let told = plan(command.args(*beside).arg(option));
+        let settings: toml::Table = toml::from_str(told["settings"].as_str().unwrap()).unwrap();
+        let expected: toml::Table = toml::from_str(&format!("value = {value}")).unwrap();
+        let at = |table: &toml::Table| {
+            let mut found = toml::Value::Table(table.clone());
+            for part in key.split('.') {
+                found = found.get(part).unwrap_or_else(|| panic!("{option}: no `{key}`")).clone();
+            }
+            found
+        };
+        assert_eq!(at(&settings), expected["value"], "{option}");
+    }
+    let said = fail(place.train().args(["--variant", "fp99"]), 1);
+    assert!(said.contains("fp99"), "{said}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use scumble_model::tokenizer::Tokenizer;
 use scumble_train::TrainConfig;
-use scumble_train::config::{self, AdapterKind, Base, CaptionSource, ScheduleKind, Targets};
+use scumble_train::config::{self, AdapterKind, Base, CaptionSource, Part, ScheduleKind, Targets};
 use scumble_world::novel::Set;
 
 use super::Method;
@@ -95,19 +95,25 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
         Method::Lokr => AdapterKind::Lokr,
         _ => AdapterKind::Lora,
     };
-    run.lora.unet.targets = if method == Method::LoraConv { Targets::All } else { Targets::AllLinear };
-    run.lora.unet.rank = lesson.rank;
-    run.lora.text_encoder.rank = lesson.rank;
-    run.lora.text_encoder.train = matches!(method, Method::LoraText | Method::Pivotal);
+    if run.has_factors() {
+        run.lora.unet.targets = if method == Method::LoraConv { Targets::All } else { Targets::AllLinear };
+        run.lora.unet.rank = lesson.rank;
+    }
+    if matches!(method, Method::LoraText | Method::Pivotal) {
+        run.lora.text_encoder.train = true;
+        run.lora.text_encoder.rank = lesson.rank;
+        run.train.lr_text_encoder = lesson.rates.text;
+    }
     if method.has_word() {
         run.tokens.add = vec![trigger(method, lesson.set)];
         run.tokens.init = vec![lesson.start.to_owned()];
+        run.train.lr_tokens = lesson.rates.tokens;
     }
     run.train.steps = lesson.steps;
     run.train.batch = lesson.batch;
-    run.train.lr = if method.is_full() { lesson.rates.full } else { lesson.rates.lora };
-    run.train.lr_text_encoder = lesson.rates.text;
-    run.train.lr_tokens = lesson.rates.tokens;
+    if run.learns(Part::Unet) {
+        run.train.lr = if method.is_full() { lesson.rates.full } else { lesson.rates.lora };
+    }
     run.train.schedule = ScheduleKind::Cosine;
     run.train.warmup = lesson.steps / 20;
     run.train.precision = lesson.precision;

@@ -58,12 +58,12 @@ impl TrainConfig {
         self.check_windows()?;
         self.check_prodigy()?;
         self.check_save()?;
-        self.check_validate()
+        self.check_validate()?;
+        self.check_unheard()
     }
 
     /// Refuses new words that the method lacks or can't learn, `full.text_encoder` and `lora.text_encoder.train` with
-    /// methods that they are not for, and a second rate for words that learn to the end. Other settings that the method
-    /// does not use, such as `lora.unet` with `full`, have no effect.
+    /// methods that they are not for, and a second rate for words that learn to the end.
     fn check_method(&self) -> Result<()> {
         let (method, words) = (self.method, !self.tokens.add.is_empty());
         let needs_words =
@@ -236,6 +236,14 @@ fn check_data(data: &Data, new_words: bool) -> Result<()> {
         return refuse("data.class_folder", "...", "needs `data.class_prompt`", hint);
     }
     if data.class_prompt.is_some() {
+        if blank(&data.class_prompt) {
+            let hint = "name the kind of thing, such as `a photo of a dog`, or delete it";
+            return refuse("data.class_prompt", "\" \"", "is blank", hint);
+        }
+        if data.prior_weight == 0.0 {
+            let hint = "1 is usual; without class pictures delete `data.class_prompt`";
+            return refuse("data.prior_weight", 0, "lets the class pictures count nothing", hint);
+        }
         at_least_one("data.class_count", data.class_count as u64)?;
         at_least_one("data.class_steps", data.class_steps as u64)?;
     }
@@ -337,7 +345,7 @@ fn check_train(train: &Train) -> Result<()> {
         number(key, beta, |beta| (0.0..1.0).contains(&beta), "0 or more and below 1")?;
     }
     number("train.eps", train.eps, |eps| eps >= 0.0, "0 or more")?;
-    check_unheard(train)?;
+    check_optimizer(train)?;
     number("train.weight_decay", train.weight_decay, |decay| decay >= 0.0, "0 or more")?;
     if matches!(train.optimizer, OptimizerKind::AdamW | OptimizerKind::AdamW8 | OptimizerKind::Prodigy)
         && train.eps == 0.0
@@ -359,7 +367,7 @@ fn check_train(train: &Train) -> Result<()> {
 }
 
 /// Settings that the optimizer has no use for.
-fn check_unheard(train: &Train) -> Result<()> {
+fn check_optimizer(train: &Train) -> Result<()> {
     use OptimizerKind::{AdamW, AdamW8, Lion, Prodigy};
     let (kind, usual) = (train.optimizer, Train::default());
     let has_betas = matches!(kind, AdamW | AdamW8 | Lion | Prodigy);
@@ -409,7 +417,14 @@ mod tests {
             ("data.captions", |c| c.data.captions = CaptionSource::Prompt),
             ("data.template", |c| c.data.template = Template::Style),
             ("data.class_folder", |c| c.data.class_folder = Some("x".into())),
-            ("data.prior_weight", |c| c.data.prior_weight = -1.0),
+            ("data.class_prompt", |c| c.data.class_prompt = Some(" ".into())),
+            ("data.prior_weight", |c| {
+                (c.data.class_prompt, c.data.prior_weight) = (Some("a dog".into()), -1.0)
+            }),
+            ("data.prior_weight", |c| {
+                (c.data.class_prompt, c.data.prior_weight) = (Some("a dog".into()), 0.0)
+            }),
+            ("data.class_steps", |c| (c.data.class_prompt, c.data.class_steps) = (Some("a dog".into()), 0)),
             ("data.dataset", |c| c.data.dataset = Some("set.toml".into())),
             ("data.tag_dropout", |c| c.data.tag_dropout = 1.5),
             ("data.caption_dropout", |c| c.data.caption_dropout = f64::NAN),

@@ -104,6 +104,16 @@ mod tests {
             config.check().unwrap();
             assert_eq!(config.train.lr, 7e-4);
             assert!(config.lora.unet.rank > 4 && config.lora.text_encoder.train, "{kind}");
+            // Each is the only one with this.
+            let marks = [
+                (Kind::Subject, config.train.steps == 1500),
+                (Kind::Object, config.lora.unet.rank == 8),
+                (Kind::Style, config.data.flip),
+                (Kind::Face, config.lora.text_encoder.rank == 16),
+            ];
+            for (other, mark) in marks {
+                assert_eq!(mark, other == kind, "{kind}: the mark of {other}");
+            }
             let again = TrainConfig::from_toml(&config.to_toml().unwrap()).unwrap();
             assert_eq!(again, config);
         }

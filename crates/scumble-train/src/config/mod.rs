@@ -10,6 +10,7 @@ mod check;
 mod file;
 mod kind;
 mod section;
+mod unheard;
 mod windows;
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use scumble_cpu::CpuBackend;
+use scumble_model::files::{SafetensorsFile, TensorSource};
 use scumble_train::picture::{Picture, png};
 use scumble_train::run::event::Event;
 use scumble_train::run::{Services, Start, Summary};
@@ -48,10 +49,14 @@ impl Workplace {
         config.train.lr = 1e-3;
         config.save.folder = self.folder.path().join("runs");
         config.save.every = 0;
-        config.validate.every = 0;
-        config.validate.steps = 2;
         config
     }
+}
+
+/// Lets a run paint, in few steps.
+pub fn paint(config: &mut TrainConfig, prompts: &[&str], every: u64) {
+    config.validate.prompts = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
+    (config.validate.every, config.validate.steps) = (every, 2);
 }
 
 /// What a reporter heard.
@@ -94,6 +99,16 @@ pub fn run_with(
 
 pub fn run(config: &TrainConfig) -> Result<Summary> {
     run_with(config, &Start::New, None, &Heard::default())
+}
+
+/// The tensors of the (first) adapter of a finished run. Its metadata holds the settings, so files of runs with different
+/// settings always differ.
+pub fn tensors(summary: &Summary) -> Vec<(String, Vec<u8>)> {
+    let file = SafetensorsFile::open(&summary.adapters[0]).unwrap();
+    file.names()
+        .into_iter()
+        .map(|name| (name.clone(), file.read(&name).unwrap().bytes().unwrap().to_vec()))
+        .collect()
 }
 
 /// Bytes of the (first) adapter of a finished run.

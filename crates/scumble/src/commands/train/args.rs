@@ -91,10 +91,10 @@ struct MethodOptions {
     #[arg(long, value_name = "WORDS")]
     token: Option<String>,
     /// How new words begin: a known word, <rand-0.017> or <zero>; one for all, or one each with | between them
-    #[arg(long, value_name = "WORDS", requires = "token")]
+    #[arg(long, value_name = "WORDS")]
     init: Option<String>,
     /// Rows of each new word
-    #[arg(long, value_name = "N", requires = "token")]
+    #[arg(long, value_name = "N")]
     vectors: Option<usize>,
     /// Learning rate of new words
     #[arg(long, value_name = "RATE")]
@@ -266,7 +266,7 @@ struct SavingOptions {
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
     /// When the run's folder is there already: number (take name-2), error or replace
-    #[arg(long, value_name = "WHAT")]
+    #[arg(long, value_name = "WHAT", conflicts_with = "resume")]
     existing: Option<Existing>,
     /// Save after every N updates; 0: only at the end
     #[arg(long, value_name = "N")]
