@@ -606,9 +606,53 @@ impl Drop for Worn<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 mod tests {
+    use std::path::Path;
+
+    use scumble_model::base::BaseOptions;
+    use scumble_model::nn::Modules;
+    use scumble_tensor::reference::ReferenceBackend;
+
     use super::*;
     use crate::request::{Init, Mask};
+
+    /// The weights of both networks, and how many branches act beside them.
+    fn weights_and_branches(studio: &Studio) -> (Vec<f32>, usize) {
+        let (mut weights, mut branches) = (Vec::new(), 0);
+        for modules in [studio.unet.modules(), studio.text_encoder.modules()] {
+            for projection in modules.projections().values() {
+                let weight = Modules::export(studio.backend.as_ref(), projection.weight()).unwrap();
+                weights.extend(weight.to_vec::<f32>().unwrap());
+                branches += projection.branches().len();
+            }
+        }
+        (weights, branches)
+    }
+
+    #[test]
+    fn what_is_folded_is_in_the_weights_and_nothing_acts_beside_them() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        let base = fixtures.join("tiny-sd1").display().to_string();
+        let files = BaseFiles::open(&base, &BaseOptions::default()).unwrap();
+        let studio = Studio::open(&files, Arc::new(ReferenceBackend), DType::F32).unwrap();
+        let adapters = [AdapterUse::new(fixtures.join("lora/kohya.safetensors"), 1.0, 1.0)];
+        let wear = |fold| {
+            studio.wear(&adapters, &[], WearOptions { fold, partial: false }, &mut |note| panic!("{note}"))
+        };
+        let (plain, none) = weights_and_branches(&studio);
+        assert_eq!(none, 0);
+        let live = wear(false).unwrap();
+        let (weights, branches) = weights_and_branches(&studio);
+        assert!(weights == plain && branches > 100, "{branches} branches");
+        drop(live);
+        assert_eq!(weights_and_branches(&studio).1, 0, "taken off");
+        let folded = wear(true).unwrap();
+        let (weights, branches) = weights_and_branches(&studio);
+        assert!(weights != plain && branches == 0, "{branches} branches");
+        drop(folded);
+        assert!(weights_and_branches(&studio).0 == weights, "for good");
+    }
 
     #[test]
     fn files_that_are_not_there_are_named_with_their_option() {

@@ -48,6 +48,48 @@ fn check_says_what_will_be_used_how() {
 }
 
 #[test]
+fn each_option_changes_what_is_read() {
+    let place = place();
+    let check = |args: &[&str]| {
+        let mut command = place.scumble();
+        command.args(["dataset", "check", "dog", "--size", "64", "--no-sheet", "--json"]).args(args);
+        command
+    };
+    let seen = |args: &[&str], file: &str, key: &str| {
+        let value: Value = serde_json::from_slice(&run(&mut check(args)).stdout).unwrap();
+        let pictures = value["pictures"].as_array().unwrap();
+        pictures.iter().find(|seen| seen["file"] == file).unwrap()[key].clone()
+    };
+    // The texts of a picture that brings one, and of one that does not.
+    for (args, with_text, without) in [
+        (&[][..], "a cat, on a chair", "rgba"),
+        (&["--trigger", "sks"], "sks, a cat, on a chair", "sks, rgba"),
+        (&["--prompt", "a dog"], "a cat, on a chair", "a dog"),
+        (&["--prompt", "a dog", "--captions", "prompt"], "a dog", "a dog"),
+        (&["--captions", "file-name"], "plain", "rgba"),
+        (&["--trigger", "sks", "--template", "object"], "a photo of a sks", "a photo of a sks"),
+    ] {
+        assert_eq!(seen(args, "plain.png", "caption"), with_text, "{args:?}");
+        assert_eq!(seen(args, "rgba.png", "caption"), without, "{args:?}");
+    }
+    let said = fail(&mut check(&["--captions", "text"]), 1);
+    assert!(said.contains(".txt") && said.contains("hint:"), "{said}");
+    let sizes = |args: &[&str]| {
+        ["trained_width", "trained_height"].map(|key| seen(args, "plain.png", key).as_u64().unwrap())
+    };
+    assert_eq!((sizes(&[]), sizes(&["--buckets"])), ([64, 64], [80, 48]));
+    // A text that no picture could take.
+    for captions in ["file-name", "text"] {
+        let said = fail(&mut check(&["--prompt", "a dog", "--captions", captions]), 2);
+        let words = ["--prompt has no effect", captions, "hint:"];
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    // The sheet goes where it is told to.
+    run(place.scumble().args(["dataset", "check", "dog", "--size", "64", "--sheet", "look.png"]));
+    assert!(place.picture("look.png").width > 700 && !place.path("contact-sheet.png").exists());
+}
+
+#[test]
 fn check_takes_dataset_and_run_files() {
     let place = place();
     place.make("cat", &["plain.png"]);
@@ -119,6 +161,62 @@ fn prepared_pictures_can_be_trained_on_and_are_not_written_over() {
     run(train.args(["--images", "cut", "--size", "64", "--steps", "1", "--quiet"]));
     let said = fail(place.scumble().args(["dataset", "prepare", "dog", "--out", "x", "--margin", "-1"]), 2);
     assert!(said.contains("--margin"), "{said}");
+}
+
+/// A picture 200 x 100, grey with a white square of 20 at (150, 70), and a mask of the square.
+fn masked() -> Place {
+    let place = Place::with(&[]);
+    place.make("in", &[]);
+    let square = |inside: u8, outside: u8| {
+        let is_inside = |i: usize| (150..170).contains(&(i % 200)) && (70..90).contains(&(i / 200));
+        let rgb = (0..200 * 100).flat_map(|i| [if is_inside(i) { inside } else { outside }; 3]).collect();
+        Picture::from_rgb(200, 100, rgb).unwrap()
+    };
+    png::write(&place.path("in/a_dog.png"), &square(255, 60), &[]).unwrap();
+    png::write(&place.path("in/a_dog.mask.png"), &square(255, 0), &[]).unwrap();
+    place
+}
+
+#[test]
+fn pictures_are_cut_and_filled_by_their_masks_as_asked() {
+    let place = masked();
+    let prepare = |out: &str, args: &[&str]| {
+        let mut command = place.scumble();
+        command.args(["dataset", "prepare", "in", "--size", "64", "--out", out, "--json"]).args(args);
+        command
+    };
+    let told = |out: &str, args: &[&str]| -> Value {
+        serde_json::from_slice(&run(&mut prepare(out, args)).stdout).unwrap()
+    };
+    let centre = told("centre", &[]);
+    assert_eq!(centre[0]["source"], "a_dog.png");
+    assert_eq!((centre[0]["caption"].as_str(), &centre[0]["by_mask"]), (Some("a dog"), &false.into()));
+    assert!(place.path(centre[0]["file"].as_str().unwrap()).is_file());
+    for (out, args, crop) in [
+        ("around", &["--cut", "mask"][..], [147.0, 67.0, 26.0, 26.0]),
+        ("wide", &["--cut", "mask", "--margin", "0.5"], [140.0, 60.0, 40.0, 40.0]),
+        ("middle", &["--cut", "center"], [50.0, 0.0, 100.0, 100.0]),
+    ] {
+        let told = told(out, args);
+        let found: Vec<f64> =
+            told[0]["crop"].as_array().unwrap().iter().map(|side| side.as_f64().unwrap()).collect();
+        assert!(found.iter().zip(crop).all(|(a, b)| (a - b).abs() < 1e-9), "{args:?}: {found:?}");
+        assert_eq!(told[0]["by_mask"], out != "middle", "{args:?}");
+    }
+    for (background, expected) in [("keep", 60), ("white", 255), ("grey", 127), ("black", 0)] {
+        run(&mut prepare(background, &["--background", background]));
+        assert_eq!(place.picture(&format!("{background}/a_dog.png")).pixel(2, 2), [expected; 3]);
+    }
+    let refused = |args: &[&str], words: &[&str]| {
+        let said = fail(&mut prepare("x", args), 2);
+        assert!(words.iter().all(|word| said.contains(word)) && said.contains("hint:"), "{args:?}: {said}");
+        assert!(!place.path("x").exists(), "{args:?}");
+    };
+    refused(&["--margin", "0.15"], &["--margin has no effect", "--cut mask"]);
+    refused(&["--cut", "mask", "--margin", "-1"], &["--margin", "0 and 10"]);
+    refused(&["--cut", "mask", "--margin", "nan"], &["--margin", "0 and 10"]);
+    refused(&["--cut", "mask", "--mask", "none"], &["--cut mask", "--mask none"]);
+    refused(&["--background", "white", "--mask", "none"], &["--background", "--mask none"]);
 }
 
 #[test]

@@ -8,7 +8,8 @@ mod common;
 use std::process::Command;
 
 use common::{Place, fail, fixture, run, text};
-use scumble_train::picture::{Infotext, png};
+use scumble_model::files::{SafetensorsFile, TensorSource as _, write_safetensors};
+use scumble_train::picture::{Infotext, Picture, png};
 
 fn grid(place: &Place, args: &[&str]) -> Command {
     let mut command = place.scumble();
@@ -119,6 +120,106 @@ fn the_last_axis_of_an_animation_runs_over_time() {
     assert!(shown[0].0 > 2 * 192);
 }
 
+/// What is typed beside the axes acts in each cell as it does in `generate`.
+#[test]
+fn what_is_typed_beside_the_axes_holds_for_every_cell() {
+    let place = with_adapters();
+    let rgb = (0..64 * 64).flat_map(|i| [(i % 64 * 4) as u8, (i / 64 * 4) as u8, 90]).collect();
+    png::write(&place.path("start.png"), &Picture::from_rgb(64, 64, rgb).unwrap(), &[]).unwrap();
+    let generated = |name: &str, args: &[&str]| {
+        run(place.generate(name).args(["--seed", "3"]).args(args));
+        place.picture(name)
+    };
+    let one_cell = |name: &str, args: &[&str]| {
+        let mut command = grid(&place, &["--prompt", "a red dog", "--x", "seed=3"]);
+        command.args(["--pictures", name, "--out", &format!("{name}.png")]).args(args);
+        command
+    };
+    let mut seen = vec![generated("plain.png", &[])];
+    for (name, args) in [
+        ("negative", &["--negative", "a blue cat"][..]),
+        ("precision", &["--precision", "bf16"]),
+        ("named", &["--adapter-dir", "loras", "--prompt", "a red dog <lora:dog:0.9>"]),
+        ("begun", &["--init-image", "start.png"]),
+        ("forgotten", &["--init-image", "start.png", "--strength", "1"]),
+    ] {
+        run(&mut one_cell(name, args));
+        let cell = place.picture(&format!("{name}/cell-000.png"));
+        assert!(cell == generated(&format!("{name}-alone.png"), args), "{name} is not as in generate");
+        assert!(!seen.contains(&cell), "{name} does not matter");
+        seen.push(cell);
+    }
+    // An adapter that fits but for one module.
+    let kohya = SafetensorsFile::open(&fixture("lora/kohya.safetensors")).unwrap();
+    let mut tensors: Vec<_> =
+        kohya.names().into_iter().map(|name| (name.clone(), kohya.read(&name).unwrap())).collect();
+    for (name, tensor) in tensors.clone() {
+        if name.contains("layers_0_self_attn_k_proj") {
+            tensors.push((name.replace("layers_0", "layers_77"), tensor));
+        }
+    }
+    write_safetensors(&place.path("odd.safetensors"), &tensors, kohya.metadata()).unwrap();
+    let odd = ["--adapter", "odd.safetensors"];
+    let said = fail(&mut one_cell("odd", &odd), 1);
+    assert!(said.contains("odd.safetensors") && said.contains("layers_77"), "{said}");
+    let output = run(one_cell("part", &odd).arg("--allow-partial"));
+    assert!(text(&output.stderr).contains("warning:"), "{}", text(&output.stderr));
+    let whole = generated("whole.png", &["--adapter", "loras/dog.safetensors"]);
+    assert!(place.picture("part/cell-000.png") == whole && !seen.contains(&whole));
+    // Sheet and cells are replaced only with a word for it.
+    let sheet = place.bytes("negative.png");
+    std::fs::write(place.path("negative.png"), "x").unwrap();
+    let negative = ["--negative", "a blue cat"];
+    assert!(fail(&mut one_cell("negative", &negative), 1).contains("--force"));
+    assert_eq!(place.bytes("negative.png"), b"x");
+    run(one_cell("negative", &negative).arg("--force"));
+    assert!(place.bytes("negative.png") == sheet);
+}
+
+#[test]
+fn options_without_an_effect_are_refused() {
+    let place = with_adapters();
+    let refused = |args: &[&str], words: &[&str]| {
+        let error = fail(&mut grid(&place, &[&["--prompt", "x"], args].concat()), 2);
+        assert!(
+            words.iter().all(|word| error.contains(word)) && error.contains("hint:"),
+            "{args:?}: {error}"
+        );
+        assert!(!error.contains("loading") && !place.path("grid.png").exists(), "{error}");
+    };
+    // The grid's own --prompt and --steps are typed already.
+    for (axis, option) in [
+        ("prompt=a|b", &["--prompt"][..]),
+        ("steps=1,2", &["--steps"]),
+        ("negative=a|b", &["--negative", "c"]),
+        ("seed=1,2", &["--seed", "3"]),
+        ("guidance=2,3", &["--guidance", "4"]),
+        ("sampler=ddim,euler", &["--sampler", "lms"]),
+        ("clip-skip=0,1", &["--clip-skip", "1"]),
+        ("adapter-guidance=1,2", &["--adapter-guidance", "2"]),
+        ("init-strength=0.5,1", &["--strength", "0.7"]),
+    ] {
+        let typed = if option.len() > 1 { option } else { &[] };
+        let setting = format!("axis `{}`", axis.split('=').next().unwrap());
+        let more =
+            ["--x", axis, "--adapter", "loras/dog.safetensors", "--init-image", "loras/dog.safetensors"];
+        refused(&[&more, typed].concat(), &[option[0], &setting]);
+    }
+    refused(&["--x", "seed=1,2", "--frame-ms", "100"], &["--frame-ms", ".gif"]);
+    for option in [&["--fold"][..], &["--allow-partial"], &["--adapter-guidance", "2"]] {
+        refused(&[&["--x", "seed=1,2"], option].concat(), &[option[0], "--adapter"]);
+    }
+    refused(&["--x", "adapter-guidance=1,2"], &["axis `adapter-guidance`", "--adapter"]);
+    refused(&["--x", "guidance=0,1", "--negative", "c"], &["--negative", "--guidance"]);
+    refused(&["--x", "negative=c|d", "--guidance", "1"], &["axis `negative`", "--guidance"]);
+    // One cell that listens is enough, and the axes of a picture count as typed ones do.
+    run(&mut grid(&place, &["--prompt", "x", "--x", "guidance=1,4", "--negative", "c", "--out", "g.png"]));
+    let mut again = place.scumble();
+    again.args(["grid", "--from", "g.png", "--guidance", "2", "--base"]).arg(fixture("tiny-sd1"));
+    let said = fail(&mut again, 2);
+    assert!(said.contains("--guidance has no effect") && said.contains("--x"), "{said}");
+}
+
 #[test]
 fn grids_that_cannot_be_are_refused() {
     let place = with_adapters();
@@ -138,7 +239,7 @@ fn grids_that_cannot_be_are_refused() {
     refused(&with(&["--x", "strength=0,1"]), 2, &["no --adapter", "add --adapter"]);
     refused(&with(&["--x", "adapter=nowhere*.pt"]), 1, &["nowhere*.pt"]);
     refused(&with(&["--x", "adapter=loras/none.pt"]), 1, &["none.pt"]);
-    refused(&with(&["--x", "seed=1..20", "--y", "steps=1,2", "--out", "a.gif"]), 2, &["16 x 16", "last"]);
+    refused(&with(&["--x", "seed=1..20", "--y", "guidance=2,3", "--out", "a.gif"]), 2, &["16 x 16", "last"]);
     refused(&with(&["--x", "seed=1,2", "--out", "a.jpg"]), 1, &[".png"]);
     refused(&with(&["--x", "adapter=loras/dog.safetensors,none", "--fold"]), 2, &["--fold"]);
     refused(&with(&["--y", "seed=1"]), 2, &["--x"]);

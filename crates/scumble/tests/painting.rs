@@ -171,6 +171,10 @@ fn learned_words_act_where_they_stand() {
     let first = first.reshape(&[1, first.shape().last()]).unwrap();
     let tensors = [("emb_params".to_owned(), first)];
     write_safetensors(&place.path("words/deep/moody.safetensors"), &tensors, &Default::default()).unwrap();
+    // Under another word than its file's name.
+    let renamed = ["--embedding", "words/deep/moody.safetensors:<zed>"];
+    assert!(words("l.png", "a <zed> dog", &renamed) == with);
+    assert!(words("m.png", "a moody dog", &renamed) != with && words("n.png", "a <zed> dog", &[]) != with);
     let by_name = words("f.png", "a Moody dog", &["--embedding-dir", "words"]);
     assert!(by_name == with && by_name != words("g.png", "a Moody dog", &[]));
     let plain = words("h.png", "a red dog", &["--embedding-dir", "words", "--negative", "moody"]);
@@ -317,4 +321,11 @@ fn contradictions_are_refused() {
     refused(&["--clip-skip", "50"], 2, &["--clip-skip"]);
     refused(&["--sampler", "lcm", "--steps", "60"], 1, &["60", "50"]);
     refused(&["--prompts", "x.txt"], 2, &["--prompt"]);
+    // What could have no effect.
+    refused(&["--fold"], 2, &["--fold", "hint: add --adapter"]);
+    refused(&["--allow-partial"], 2, &["--allow-partial", "hint: add --adapter"]);
+    refused(&["--adapter-guidance", "2"], 2, &["--adapter-guidance", "hint: add --adapter"]);
+    refused(&["--negative", "dark", "--guidance", "1"], 2, &["--negative", "hint: give a larger --guidance"]);
+    // What says no more than is so anyway.
+    run(place.generate("out.png").args(["--adapter-guidance", "1", "--negative", "", "--guidance", "1"]));
 }

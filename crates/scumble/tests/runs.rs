@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Place, fail, run, text};
-use scumble_train::config::Save;
+use scumble_train::config::{Save, TrainConfig};
 use scumble_train::run::folder::RunFolder;
 
 #[test]
@@ -26,6 +26,17 @@ fn runs_are_listed_shown_compared_and_deleted() {
     let json: serde_json::Value = serde_json::from_str(&told(&["list", "--json"])).unwrap();
     assert_eq!((&json[1]["name"], &json[1]["checkpoints"]), (&"lora-2".into(), &serde_json::json!([2, 3])));
 
+    // Another folder has other runs.
+    let save = Save { folder: place.path("elsewhere"), name: "cat".into(), ..Save::default() };
+    let folder = RunFolder::create(&save).unwrap();
+    std::fs::write(folder.config(), TrainConfig::default().to_toml().unwrap()).unwrap();
+    drop(folder);
+    let other = told(&["list", "elsewhere"]);
+    assert!(other.lines().count() == 2 && other.lines().nth(1).unwrap().starts_with("cat "), "{other}");
+
+    let json: serde_json::Value = serde_json::from_str(&told(&["show", "lora", "--json"])).unwrap();
+    assert_eq!((&json["name"], &json["state"]), (&"lora".into(), &"finished".into()));
+    assert_eq!((&json["step"], json["saved"].as_array().map(Vec::len)), (&3.into(), Some(1)));
     let shown = told(&["show", "lora"]);
     for word in ["finished", "lora.safetensors", "before-after.png", "samples.gif", "loss.png"] {
         assert!(shown.contains(word), "{word}: {shown}");
@@ -41,6 +52,16 @@ fn runs_are_listed_shown_compared_and_deleted() {
     assert_eq!(place.picture("losses.png").width, 1600);
     let error = fail(place.scumble().args(["runs", "compare", "lora", "lora-2", "--out", "losses.png"]), 1);
     assert!(error.contains("--force"), "{error}");
+    std::fs::write(place.path("losses.png"), "x").unwrap();
+    let compared = told(&["compare", "lora", "lora-2", "--out", "losses.png", "--force", "--json"]);
+    assert_eq!(place.picture("losses.png").width, 1600);
+    let json: serde_json::Value = serde_json::from_str(&compared).unwrap();
+    let names: Vec<_> = json["runs"].as_array().unwrap().iter().map(|run| run["name"].clone()).collect();
+    assert_eq!(names, ["lora", "lora-2"]);
+    assert_eq!(json["differing"]["train.lr"], serde_json::json!(["0.01", "0.02"]));
+    assert!(json["differing"].get("train.seed").is_none(), "{json}");
+    let error = fail(place.scumble().args(["runs", "compare", "lora", "lora-2", "--force"]), 2);
+    assert!(error.contains("--out"), "{error}");
 
     // Not without a yes, not while it is going on, not what is no run.
     let delete = |args: &[&str], code: i32| fail(place.scumble().args(["runs", "delete"]).args(args), code);

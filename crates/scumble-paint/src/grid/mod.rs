@@ -126,6 +126,7 @@ fn even_parts(count: usize) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
     use crate::adapters::AdapterUse;
+    use crate::request::Init;
 
     fn axis(text: &str) -> Axis {
         Axis::parse(text, &[]).unwrap()
@@ -151,6 +152,10 @@ mod tests {
         let all = grid(&["guidance=3", "negative=n", "adapter-guidance=2"]).unwrap();
         let all = all.request(&common, [0; 3]).unwrap();
         assert_eq!((all.guidance, all.negative.as_str(), all.adapter_guidance), (3.0, "n", 2.0));
+        let start = Request { init: Some(Init { image: "i".into(), strength: 0.5, mask: None }), ..common };
+        let both = grid(&["init-strength=0.25", "text-strength=3"]).unwrap().request(&start, [0; 3]).unwrap();
+        assert_eq!(both.init.map(|init| init.strength), Some(0.25));
+        assert_eq!((both.adapters[0].unet, both.adapters[0].text), (1.0, 3.0));
     }
 
     #[test]

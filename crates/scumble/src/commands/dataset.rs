@@ -17,6 +17,8 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 use crate::terminal::Progress;
 
+/// Room around a mask where nobody says, as a share of its longer side.
+const MARGIN: f64 = 0.15;
 /// Pictures listed in the text; the sheet and `--json` have all.
 const LISTED: usize = 40;
 
@@ -92,9 +94,9 @@ pub struct PrepareArgs {
     /// Where pictures are cut: center, or mask (around the mask)
     #[arg(long, value_name = "WHERE", default_value = "center")]
     cut: CutAt,
-    /// Room around the mask, as a share of its longer side
-    #[arg(long, value_name = "SHARE", default_value_t = 0.15, allow_negative_numbers = true)]
-    margin: f64,
+    /// Room around the mask of --cut mask, as a share of its longer side [default: 0.15]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    margin: Option<f64>,
     /// What is done to what the mask leaves out: keep, white, grey or black
     #[arg(long, value_name = "WHAT", default_value = "keep")]
     background: Behind,
@@ -161,7 +163,19 @@ impl Reading {
             config.base.model = "none".to_owned();
         }
         config.check()?;
+        self.check_prompt(config.data.captions)?;
         Ok(config)
+    }
+
+    /// Errors on a text for pictures that bring none where it would never be looked at.
+    fn check_prompt(&self, captions: CaptionSource) -> Result<()> {
+        let is_read = matches!(captions, CaptionSource::Auto | CaptionSource::Prompt);
+        if self.prompt.is_none() || is_read {
+            return Ok(());
+        }
+        Err(Failure::usage(format!("--prompt has no effect with --captions {captions}")).hint(
+            "use --captions auto for pictures without a text file, --captions prompt for all, or leave --prompt out",
+        ))
     }
 }
 
@@ -301,13 +315,42 @@ fn free(path: &Path) -> PathBuf {
     free
 }
 
-fn prepare(context: &Context, args: &PrepareArgs) -> Result {
-    if !args.margin.is_finite() || !(0.0..=10.0).contains(&args.margin) {
-        return Err(Failure::usage(format!("`--margin {}` is not between 0 and 10", args.margin)));
+impl PrepareArgs {
+    /// The option that can't do without masks.
+    fn needs_mask(&self) -> Option<&'static str> {
+        match (self.cut, self.background) {
+            (CutAt::Mask, _) => Some("--cut mask"),
+            (CutAt::Center, Behind::Keep) => None,
+            (CutAt::Center, _) => Some("--background"),
+        }
     }
+}
+
+/// Errors on options about masks that are out of range or contradict each other.
+fn check_masking(args: &PrepareArgs) -> Result<()> {
+    if let Some(margin) = args.margin {
+        if !(0.0..=10.0).contains(&margin) {
+            return Err(Failure::usage(format!("`--margin {margin}` is not between 0 and 10"))
+                .hint("it is a share of the mask's longer side, such as 0.3"));
+        }
+        if args.cut != CutAt::Mask {
+            return Err(Failure::usage("--margin has no effect without --cut mask")
+                .hint("add --cut mask, or leave --margin out"));
+        }
+    }
+    match args.needs_mask() {
+        Some(option) if args.reading.mask == Some(MaskSource::None) => {
+            Err(Failure::usage(format!("{option} needs the masks that --mask none leaves out"))
+                .hint("leave --mask out, or say where masks come from: auto, file or alpha"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn prepare(context: &Context, args: &PrepareArgs) -> Result {
+    check_masking(args)?;
     let mut config = args.reading.config()?;
-    let by_mask = args.cut == CutAt::Mask || args.background != Behind::Keep;
-    if by_mask && config.mask.source == MaskSource::None {
+    if args.needs_mask().is_some() && config.mask.source == MaskSource::None {
         config.mask.source = MaskSource::Auto;
     }
     config.data.crop = Crop::Center;
@@ -317,7 +360,7 @@ fn prepare(context: &Context, args: &PrepareArgs) -> Result {
         folder: args.out.clone(),
         cut: match args.cut {
             CutAt::Center => Cut::Centre,
-            CutAt::Mask => Cut::Mask { margin: args.margin },
+            CutAt::Mask => Cut::Mask { margin: args.margin.unwrap_or(MARGIN) },
         },
         background: match args.background {
             Behind::Keep => Background::Keep,

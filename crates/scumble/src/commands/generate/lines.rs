@@ -13,6 +13,7 @@ use std::path::Path;
 use clap::Parser;
 use scumble_paint::request::Request;
 
+use super::idle;
 use super::options::PaintingOptions;
 use crate::failure::{Failure, Result};
 
@@ -68,11 +69,13 @@ fn parse(line: &str, common: &Request) -> std::result::Result<Request, String> {
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })?;
     let mut request = Request { prompt: prompt.trim().to_owned(), ..common.clone() };
-    if let Some(negative) = options.negative {
-        request.negative = negative;
-    }
+    let has_negative = options.negative.is_some();
+    request.negative = options.negative.unwrap_or(request.negative);
     options.painting.apply(&mut request);
     options.painting.check(&request).map_err(|failure| failure.to_string())?;
+    if has_negative && idle::is_unheard(&request).map_err(|failure| failure.to_string())? {
+        return Err("--negative has no effect with a --guidance of 1 or less".to_owned());
+    }
     Ok(request)
 }
 
@@ -107,8 +110,19 @@ mod tests {
             parse("it's a (red:1.2) dog --seed 7 --size 64x32 --negative \"two words\"", &common).unwrap();
         assert_eq!((full.prompt.as_str(), full.seed, full.size), ("it's a (red:1.2) dog", 7, Some([64, 32])));
         assert_eq!((full.negative.as_str(), full.steps), ("two words", 3));
-        for line in ["a --sed 3", "--seed 3", "a --negative \"x", "a --seed x", "a --hires-steps 3"] {
+        for line in [
+            "a --sed 3",
+            "--seed 3",
+            "a --negative \"x",
+            "a --seed x",
+            "a --hires-steps 3",
+            "a --negative x --guidance 1",
+        ] {
             assert!(parse(line, &common).is_err(), "{line}");
+        }
+        // Only what the line itself says is held against it; nothing, and a tag alone, need no guidance.
+        for line in ["a --guidance 1", "a --guidance 1 --negative ''", "a --guidance 1 --negative <lora:x>"] {
+            assert_eq!(parse(line, &common).unwrap().guidance, 1.0, "{line}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `scumble generate`: text to pictures, from nothing or from a picture, with any adapters at any strength.
 
+pub mod idle;
 mod lines;
 pub mod options;
 pub mod output;
@@ -102,6 +103,10 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
     }
     let wear = WearOptions { fold: args.adapters.fold, partial: args.adapters.allow_partial };
     check_fold(&args.adapters, &requests, &resolved)?;
+    idle::check_adapters(&args.adapters, &resolved)?;
+    if args.negative.is_some() {
+        idle::check_negative("--negative", &requests)?;
+    }
     stop::listen()?;
     context.terminal.status(&format!("loading {base}"));
     let files = open_base(context, &base, &args.base)?;

@@ -11,12 +11,15 @@ use scumble_paint::record;
 use scumble_paint::request::Request;
 use scumble_paint::studio::{self, Resolver, Studio, WearOptions};
 
-use self::sheets::{Out, Painter};
+use self::sheets::{Out, Painter, is_animation};
 use crate::commands::generate::options::{AdapterOptions, PaintingOptions, StartOptions};
-use crate::commands::generate::{BaseOptions, Typed, check_fold, common_request, open_base};
+use crate::commands::generate::{BaseOptions, Typed, check_fold, common_request, idle, open_base};
 use crate::commands::stop;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
+
+/// How long a frame stands, in milliseconds, where nobody says.
+const FRAME_MS: u32 = 250;
 
 /// Options of `grid`.
 #[derive(Args)]
@@ -55,9 +58,9 @@ pub struct GridArgs {
     /// Keep every picture in this folder too, with its own parameters inside
     #[arg(long, value_name = "FOLDER")]
     pictures: Option<PathBuf>,
-    /// How long each picture of a .gif stands, in milliseconds
-    #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(20..=60_000))]
-    frame_ms: u32,
+    /// How long each picture of a .gif stands, in milliseconds [default: 250]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=60_000))]
+    frame_ms: Option<u32>,
     /// Replace files that are there already
     #[arg(long)]
     force: bool,
@@ -112,7 +115,7 @@ pub fn run(context: &Context, args: &GridArgs) -> Result {
         common: &common,
         base: &base,
         wear: WearOptions { fold: args.adapters.fold, partial: args.adapters.allow_partial },
-        frame_ms: args.frame_ms,
+        frame_ms: args.frame_ms.unwrap_or(FRAME_MS),
     };
     let (files, complete) = painter.paint(&out)?;
     if args.json {
@@ -153,7 +156,36 @@ fn asked(context: &Context, args: &GridArgs) -> Result<(Request, String, Grid)> 
         return Err(Failure::usage("there is nothing to paint")
             .hint("say it with --prompt TEXT, or with an axis prompt=TEXT|TEXT"));
     }
+    check_axes(args, &grid)?;
+    if args.frame_ms.is_some() && !is_animation(&args.out) {
+        return Err(Failure::usage("--frame-ms has no effect on a sheet, which stands still")
+            .hint("name a .gif file with --out, or leave --frame-ms out"));
+    }
     Ok((common, base, grid))
+}
+
+/// Errors on options whose value every picture would take from an axis instead.
+fn check_axes(args: &GridArgs, grid: &Grid) -> Result<()> {
+    let painting = &args.painting;
+    let given = [
+        ("--prompt", Setting::Prompt, args.prompt.is_some()),
+        ("--negative", Setting::Negative, args.negative.is_some()),
+        ("--seed", Setting::Seed, painting.seed.is_some()),
+        ("--steps", Setting::Steps, painting.steps.is_some()),
+        ("--guidance", Setting::Guidance, painting.guidance.is_some()),
+        ("--sampler", Setting::Sampler, painting.sampler.is_some()),
+        ("--clip-skip", Setting::ClipSkip, painting.clip_skip.is_some()),
+        ("--adapter-guidance", Setting::AdapterGuidance, args.adapters.adapter_guidance.is_some()),
+        ("--strength", Setting::InitStrength, args.start.strength.is_some()),
+    ];
+    for axis in grid.axes() {
+        let lost = given.iter().find(|(_, setting, given)| *given && axis.setting() == *setting);
+        if let Some((option, ..)) = lost {
+            return Err(Failure::usage(format!("{option} has no effect beside the axis `{}`", axis.name()))
+                .hint(format!("leave {option} out, or give other axes with --x and --y")));
+        }
+    }
+    Ok(())
 }
 
 /// All cells, row by row and sheet by sheet. The adapters that they have in common get their hashes.
@@ -177,6 +209,16 @@ fn cells(args: &GridArgs, common: &mut Request, grid: &Grid) -> Result<Vec<Cell>
     let resolved: Vec<_> = cells.iter().map(|cell| (cell.adapters.clone(), cell.texts.clone())).collect();
     let requests: Vec<_> = cells.iter().map(|cell| cell.request.clone()).collect();
     check_fold(&args.adapters, &requests, &resolved)?;
+    idle::check_adapters(&args.adapters, &resolved)?;
+    if grid.has(Setting::AdapterGuidance) {
+        idle::check_worn("the axis `adapter-guidance`", &resolved)?;
+    }
+    if args.negative.is_some() {
+        idle::check_negative("--negative", &requests)?;
+    }
+    if grid.has(Setting::Negative) {
+        idle::check_negative("the axis `negative`", &requests)?;
+    }
     Ok(cells)
 }
 

@@ -45,7 +45,7 @@ impl Out {
                 Some(names)
             }
         };
-        let is_animation = out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gif"));
+        let is_animation = is_animation(out);
         let (files, pages) = if is_animation {
             (vec![out.to_owned()], frames(grid)?)
         } else {
@@ -60,6 +60,11 @@ impl Out {
             _ => Ok(out),
         }
     }
+}
+
+/// Whether a file is to move.
+pub fn is_animation(out: &Path) -> bool {
+    out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gif"))
 }
 
 /// One page for each value of the last axis, with the other axes on it.

@@ -23,7 +23,7 @@ pub struct CompareArgs {
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Replace the picture if it is there already
-    #[arg(long)]
+    #[arg(long, requires = "out")]
     force: bool,
     /// Print as JSON
     #[arg(long)]
