@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use scumble_tensor::Tensor;
+use scumble_tensor::DType;
 
 use super::family::{Tower, UNET, VAE};
+use super::folder_names::count;
 use super::{Architecture, Checkpoint, Part};
 use crate::base::Component;
 use crate::base::names::text::{InOpenClip, to_open_clip};
@@ -98,16 +99,23 @@ impl Checkpoint {
         for name in self.extras.names() {
             view.whole(&self.extras, &name, name.clone())?;
         }
-        if !self.extras_are_complete
-            && self.architecture == Architecture::Sd1
-            && view.info(POSITION_IDS).is_none()
-        {
-            let count: Vec<i64> = (0..self.positions()).collect();
-            let ids = Tensor::from_slice(&count, &[1, count.len()])
+        match self.architecture {
+            _ if self.extras_are_complete => {}
+            Architecture::Sd1 => self.add_positions(&mut view)?,
+            Architecture::Sd2 | Architecture::Sdxl | Architecture::SdxlRefiner => {}
+        }
+        Ok(Arc::new(view))
+    }
+
+    /// Files of 1.x have the list of positions, and older readers want it.
+    fn add_positions(&self, view: &mut View) -> Result<()> {
+        if view.info(POSITION_IDS).is_none() {
+            let dtype = self.folder_names.position_type(Part::TextEncoder).unwrap_or(DType::I64);
+            let ids = count(self.positions(), dtype, &[1, self.positions()])
                 .map_err(|source| FileError::engine(&PathBuf::from(&self.name), POSITION_IDS, source))?;
             view.constant(&self.extras, POSITION_IDS.into(), ids)?;
         }
-        Ok(Arc::new(view))
+        Ok(())
     }
 
     fn add_part(
@@ -168,9 +176,9 @@ impl Checkpoint {
         name == super::tokens::TABLE && self.learned.iter().any(|token| token.places.contains_key(&part))
     }
 
-    fn positions(&self) -> i64 {
+    fn positions(&self) -> usize {
         let table = "text_model.embeddings.position_embedding.weight";
         let info = self.parts.get(&Part::TextEncoder).and_then(|part| part.weights.info(table));
-        info.and_then(|info| info.shape.first().copied()).unwrap_or(77) as i64
+        info.and_then(|info| info.shape.first().copied()).unwrap_or(77)
     }
 }

@@ -223,11 +223,12 @@ fn model_index(architecture: Architecture, purpose: Purpose, scheduler: &Value) 
 /// The index without the components that a single file could not bring along.
 fn present_only(mut index: Value, checkpoint: &Checkpoint) -> Value {
     let there = |name: &str| {
-        checkpoint.parts.keys().any(|part| part.folder() == name)
-            || checkpoint
-                .files
-                .keys()
-                .any(|file| file.starts_with(&format!("{name}/")) && name != "safety_checker")
+        let of = |file: &String| Some(file.strip_prefix(name)?.strip_prefix('/')?.to_owned());
+        let files: Vec<String> = checkpoint.files.keys().filter_map(of).collect();
+        // Whatever has weights calls its configuration `config.json`; of those only the parts came along. Schedulers,
+        // tokenizers and feature extractors are nothing but small files, of other names.
+        let is_complete = !files.is_empty() && !files.iter().any(|file| file == "config.json");
+        is_complete || checkpoint.parts.keys().any(|part| part.folder() == name)
     };
     for (name, class) in index.as_object_mut().into_iter().flatten() {
         if class.as_array().is_some_and(|class| class.len() == 2) && !there(name) {

@@ -1,5 +1,7 @@
 //! Every layout into every other and back: the same tensors, the same metadata.
 
+mod folders;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
