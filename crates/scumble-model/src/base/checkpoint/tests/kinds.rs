@@ -1,8 +1,9 @@
-//! Models of further inputs: every layout into every other, made of the small models.
+//! Models of further inputs, and 2.x as it was published: every layout into every other, made of the small models.
 
 use super::*;
 
 const CONV_IN: &str = "model.diffusion_model.input_blocks.0.0.weight";
+const RESBLOCKS: &str = "cond_stage_model.model.transformer.resblocks.";
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -204,4 +205,85 @@ fn an_upscaling_model_gets_its_own_configurations() {
     assert_eq!(index["max_noise_level"], 350);
     let noise = json_of(folder.join("low_res_scheduler/scheduler_config.json"));
     assert_eq!(noise["_class_name"], "DDPMScheduler");
+}
+
+/// 2.x with all 24 layers, of the small model's: each layer has values of its own.
+fn published_sd2() -> Tensors {
+    let mut tensors = single_of("tiny-sd2");
+    let first: Vec<(String, Vec<usize>)> = tensors
+        .iter()
+        .filter_map(|(name, tensor)| {
+            Some((name.strip_prefix(RESBLOCKS)?.strip_prefix("0.")?.to_string(), tensor.dims().to_vec()))
+        })
+        .collect();
+    for layer in 0..24 {
+        for (tail, dims) in &first {
+            let count = dims.iter().product();
+            let values: Vec<f32> = (0..count).map(|i: usize| (i * 5 % 83 + layer) as f32).collect();
+            let tensor = Tensor::from_slice(&values, dims).unwrap().to_dtype(DType::F16).unwrap();
+            tensors.insert(format!("{RESBLOCKS}{layer}.{tail}"), tensor);
+        }
+    }
+    tensors.insert("cond_stage_model.model.text_projection".into(), filled(&[64, 64]));
+    let scale = Tensor::scalar(4.5f32).unwrap().to_dtype(DType::F16).unwrap();
+    tensors.insert("cond_stage_model.model.logit_scale".into(), scale);
+    tensors
+}
+
+#[test]
+fn sd2_as_published_comes_back_whole() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    let tensors = published_sd2();
+    write(&path("in.safetensors"), &tensors);
+    let original = SafetensorsFile::open(&path("in.safetensors")).unwrap();
+    let folder = save(&path("in.safetensors"), &path("folder"), Layout::Folder);
+    let text = open(&folder).parts[&Part::TextEncoder].clone();
+    assert_eq!(text.config["num_hidden_layers"], 23);
+    assert!(text.weights.names().iter().all(|name| !name.contains(".23.") && !name.contains("projection")));
+    let extras = SafetensorsFile::open(&folder.join(EXTRAS_FILE)).unwrap().names();
+    // Two norms, two packed, out_proj, and the two layers behind: twelve of a layer.
+    assert_eq!(extras.len(), 12 + 2, "{extras:?}");
+    for (name, layout, wrapper) in
+        [("again.safetensors", Layout::Safetensors, ""), ("again.ckpt", Layout::Ckpt, "state_dict.")]
+    {
+        let again = save(&folder, &path(name), layout);
+        assert_same(open_any(&again).unwrap().as_ref(), &original, wrapper);
+    }
+}
+
+/// A folder of 23 layers becomes a file with all names that published ones have, and comes back.
+#[test]
+fn sd2_from_a_folder_has_every_name_that_readers_look_for() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    let tensors = published_sd2();
+    write(&path("in.safetensors"), &tensors);
+    let folder = save(&path("in.safetensors"), &path("folder"), Layout::Folder);
+    std::fs::remove_file(folder.join(EXTRAS_FILE)).unwrap();
+    for (name, layout) in [("a.safetensors", Layout::Safetensors), ("a.ckpt", Layout::Ckpt)] {
+        let single = open_any(&save(&folder, &path(name), layout)).unwrap();
+        let wrapper = if layout == Layout::Ckpt { "state_dict." } else { "" };
+        let found: Vec<String> =
+            single.names().iter().map(|name| name.strip_prefix(wrapper).unwrap().into()).collect();
+        assert_eq!(found, tensors.keys().cloned().collect::<Vec<_>>());
+        for (name, wanted) in &tensors {
+            let read = single.read(&format!("{wrapper}{name}")).unwrap();
+            assert_eq!((read.dtype(), read.dims()), (wanted.dtype(), wanted.dims()), "{name}");
+            let wanted = match name.strip_prefix(RESBLOCKS).and_then(|tail| tail.strip_prefix("23.")) {
+                Some(tail) => &tensors[&format!("{RESBLOCKS}22.{tail}")],
+                None if name.ends_with("text_projection") || name.ends_with("logit_scale") => continue,
+                None => wanted,
+            };
+            assert!(read.bytes().unwrap() == wanted.bytes().unwrap(), "{name}");
+        }
+        let projection = single.read(&format!("{wrapper}cond_stage_model.model.text_projection")).unwrap();
+        let identity = projection.to_vec::<f32>().unwrap();
+        assert!((0..64 * 64).all(|i| identity[i] == f32::from(i / 64 == i % 64)));
+        let back = open(&save(&path(name), &path(&format!("{name}.d")), Layout::Folder));
+        for (part, component) in open(&folder).parts {
+            assert_same(back.parts[&part].weights.as_ref(), component.weights.as_ref(), "");
+            assert_eq!(back.parts[&part].config, component.config);
+        }
+    }
 }
