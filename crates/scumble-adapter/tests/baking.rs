@@ -222,6 +222,75 @@ fn what_was_added_can_be_taken_out() {
     }
 }
 
+/// 2.x in single files: query, key and value lie on top of each other, and each third gets its own change.
+#[test]
+fn packed_rows_of_a_single_file_get_their_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut base = open(&fixture("tiny-sd2"));
+    base.cast(DType::F32);
+    for (name, layout) in [("base.safetensors", Layout::Safetensors), ("base.ckpt", Layout::Ckpt)] {
+        base.save(&path(name), layout, &mut |_| ()).unwrap();
+    }
+    let (rank, alpha, strength) = (2, 6.0f32, 0.5f32);
+    let mut random = stream(11, "packed");
+    let mut tensor = |dims: &[usize]| Tensor::from_slice(&random.randn(dims.iter().product()), dims).unwrap();
+    let layer = "text_encoder.text_model.encoder.layers.1.";
+    let resblock = "cond_stage_model.model.transformer.resblocks.1.";
+    // Module, the tensor of the single file, its first row there, outputs and inputs. The key stays as it is.
+    let changed = [
+        ("self_attn.q_proj", "attn.in_proj_weight", 0, 64, 64),
+        ("self_attn.v_proj", "attn.in_proj_weight", 128, 64, 64),
+        ("self_attn.out_proj", "attn.out_proj.weight", 0, 64, 64),
+        ("mlp.fc1", "mlp.c_fc.weight", 0, 256, 64),
+    ];
+    let single = SafetensorsFile::open(&path("base.safetensors")).unwrap();
+    let mut wanted: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut adapter = Adapter::default();
+    for (module, key, row, outputs, inputs) in changed {
+        let (down, up) = (tensor(&[rank, inputs]), tensor(&[outputs, rank]));
+        let (a, b) = (up.to_vec::<f64>().unwrap(), down.to_vec::<f64>().unwrap());
+        adapter.insert(&format!("{layer}{module}"), down, up, alpha).unwrap();
+        let key = format!("{resblock}{key}");
+        let sum = wanted.entry(key.clone()).or_insert_with(|| single.read(&key).unwrap().to_vec().unwrap());
+        let scale = f64::from(strength * alpha) / rank as f64;
+        for (o, i) in (0..outputs).flat_map(|o| (0..inputs).map(move |i| (o, i))) {
+            let product: f64 = (0..rank).map(|r| a[o * rank + r] * b[r * inputs + i]).sum();
+            sum[(row + o) * inputs + i] += scale * product;
+        }
+    }
+    let weights = Weights { strength: Strength { unet: 3.0, text_encoder: strength }, ..Weights::default() };
+    for from in [fixture("tiny-sd2"), path("base.safetensors"), path("base.ckpt")] {
+        for (to, layout, wrapper) in
+            [("baked.safetensors", Layout::Safetensors, ""), ("baked.ckpt", Layout::Ckpt, "state_dict.")]
+        {
+            let mut checkpoint = open(&from);
+            checkpoint.cast(DType::F32);
+            let report = add(&mut checkpoint, &[input(&adapter, weights.clone())], BakeOptions::default());
+            assert_eq!(report.modules, changed.len());
+            checkpoint.save(&path(to), layout, &mut |_| ()).unwrap();
+            let baked = open_any(&path(to)).unwrap();
+            for name in single.names() {
+                let (before, after) =
+                    (single.read(&name).unwrap(), baked.read(&format!("{wrapper}{name}")).unwrap());
+                let Some(sum) = wanted.get(&name) else {
+                    assert!(before.bytes().unwrap() == after.bytes().unwrap(), "{name} is not to change");
+                    continue;
+                };
+                assert_eq!(before.dims(), after.dims());
+                let found = after.to_vec::<f64>().unwrap();
+                let off = found.iter().zip(sum).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(off < 1e-5, "{} to {to}: {name}: {off:e}", from.display());
+                // The third between them is exactly what it was.
+                if name.ends_with("in_proj_weight") {
+                    let key = 64 * 64..128 * 64;
+                    assert_eq!(found[key.clone()], before.to_vec::<f64>().unwrap()[key]);
+                }
+            }
+        }
+    }
+}
+
 fn token_rows(folder: &Path) -> Vec<f32> {
     let text = SafetensorsFile::open(&folder.join("text_encoder/model.safetensors")).unwrap();
     let table = text.read("text_model.embeddings.token_embedding.weight").unwrap();

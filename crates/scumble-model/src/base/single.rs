@@ -27,10 +27,10 @@ use crate::files::{FileError, Result, TensorSource, open_any};
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
 const CLIP: &str = "cond_stage_model.transformer.";
-const OPEN_CLIP: &str = "cond_stage_model.model.";
+pub(super) const OPEN_CLIP: &str = "cond_stage_model.model.";
 
 /// OpenCLIP's ViT-H stores 24 layers, and Stable Diffusion 2.x uses the output of the 23rd.
-const VIT_H_LAYERS: usize = 24;
+pub(super) const VIT_H_LAYERS: usize = 24;
 
 /// Tensors beside the parts that training leaves behind: averaged copies, schedule tables, counters, other modes.
 const HARMLESS: [&str; 17] = [

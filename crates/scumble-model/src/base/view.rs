@@ -118,7 +118,9 @@ impl View {
         shape: Vec<usize>,
     ) -> Result<()> {
         let info = self.info_of(source, name)?;
-        if info.numel() != shape.iter().product::<usize>() {
+        // Sizes may be a stranger's.
+        let elements = shape.iter().try_fold(1, |product: usize, &size| product.checked_mul(size));
+        if elements != Some(info.numel()) {
             return Err(self.fault(name, &format!("the elements of {shape:?}"), format!("{:?}", info.shape)));
         }
         self.insert(new, source, Take::Whole(name.into()), TensorInfo { shape, ..info })

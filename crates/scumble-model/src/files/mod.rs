@@ -71,15 +71,17 @@ fn refuse_stand_ins(path: &Path, start: &[u8]) -> Result<()> {
 /// Reads a text file that must not be longer than `limit` bytes.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     let file = File::open(path).map_err(|source| FileError::Open { file: path.into(), source })?;
+    let too_long = || Err(FileError::malformed(path, "text", format!("it is longer than {limit} bytes")));
+    // Pipes have no length, and files may grow: what is read is counted too.
+    if file.metadata().is_ok_and(|meta| meta.len() > limit) {
+        return too_long();
+    }
     let mut text = String::new();
     let read = file
         .take(limit + 1)
         .read_to_string(&mut text)
         .map_err(|source| FileError::Read { file: path.into(), source })?;
-    if read as u64 > limit {
-        return Err(FileError::malformed(path, "text", format!("it is longer than {limit} bytes")));
-    }
-    Ok(text)
+    if read as u64 > limit { too_long() } else { Ok(text) }
 }
 
 #[cfg(test)]

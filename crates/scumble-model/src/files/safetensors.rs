@@ -6,7 +6,7 @@
 //!
 //! The header maps names to `{dtype, shape, data_offsets: [begin, end]}` relative to the end of the header, and
 //! `__metadata__` to strings. The rules that keep a hostile file harmless: the header is at most 100 MB and inside
-//! the file, no key comes twice, data covers the rest of the file in order without hole or overlap, and every
+//! the file, it has at most 262144 tensors, no key comes twice, data covers the rest of the file in order without hole or overlap, and every
 //! size is its shape times its element size, multiplied with overflow checks. Data may start at any address
 //! (older writers do not pad), so elements are copied, never cast in place.
 
@@ -29,6 +29,9 @@ use super::source::{TensorInfo, TensorSource};
 
 /// The format's own cap on the header.
 const MAX_HEADER: u64 = 100_000_000;
+/// A full model with averages and optimizer state has less than ten thousand, the largest language models a hundred
+/// thousand. A header of the full length could have ten times as many, and each takes memory.
+const MAX_TENSORS: usize = 256 << 10;
 const METADATA: &str = "__metadata__";
 const FORMAT: &str = "safetensors";
 
@@ -261,6 +264,9 @@ impl<'de> Deserialize<'de> for Header {
                         header.metadata = map.next_value::<Unique>()?.0;
                         std::mem::replace(&mut metadata_seen, true)
                     } else {
+                        if header.tensors.len() >= MAX_TENSORS {
+                            return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+                        }
                         let entry = map.next_value()?;
                         header.tensors.insert(name.clone(), entry).is_some()
                     };
@@ -366,6 +372,10 @@ fn header_json(
     layout: &[(String, TensorInfo)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
+    if layout.len() > MAX_TENSORS {
+        let reason = format!("{} tensors; at most {MAX_TENSORS} are allowed", layout.len());
+        return Err(FileError::malformed(path, FORMAT, reason));
+    }
     let mut object = serde_json::Map::new();
     if !metadata.is_empty() {
         object.insert(METADATA.into(), serde_json::json!(metadata));

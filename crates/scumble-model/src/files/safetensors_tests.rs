@@ -82,6 +82,40 @@ fn each_broken_rule_is_named() {
     }
 }
 
+/// One tensor too many, and none too many. They are empty, so that the file is nothing but its header.
+#[test]
+fn the_number_of_tensors_is_limited() {
+    const LIMIT: usize = 262_144;
+    let folder = tempfile::tempdir().unwrap();
+    let header = |count: usize| {
+        let entry = |i| format!(r#""{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#);
+        format!("{{{}}}", (0..count).map(entry).collect::<Vec<_>>().join(","))
+    };
+    let error = SafetensorsFile::open(&file_of(folder.path(), &header(LIMIT + 1), &[])).err().unwrap();
+    assert!(error.to_string().contains("case.safetensors"), "{error}");
+    assert!(error.to_string().contains("more than 262144 tensors"), "{error}");
+    let file = SafetensorsFile::open(&file_of(folder.path(), &header(LIMIT), &[])).unwrap();
+    assert_eq!(file.names().len(), LIMIT);
+    // What could not be read is not written.
+    let layout =
+        (0..=LIMIT).map(|i| (i.to_string(), TensorInfo { dtype: DType::U8, shape: vec![0] })).collect();
+    let path = folder.path().join("never.safetensors");
+    let error =
+        write_safetensors_with(&path, layout, &BTreeMap::new(), |_| panic!("it is read")).unwrap_err();
+    assert!(error.to_string().contains("262145 tensors") && !path.exists(), "{error}");
+}
+
+#[test]
+fn a_header_longer_than_the_limit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.safetensors");
+    // The length alone, and a hole where the header would be.
+    std::fs::write(&path, 100_000_001u64.to_le_bytes()).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(100_000_009).unwrap();
+    let error = SafetensorsFile::open(&path).err().unwrap().to_string();
+    assert!(error.contains("long.safetensors") && error.contains("at most 100000000"), "{error}");
+}
+
 #[test]
 fn unaligned_data_are_read() {
     let folder = tempfile::tempdir().unwrap();

@@ -145,6 +145,19 @@ mod tests {
     }
 
     #[test]
+    fn an_index_longer_than_the_limit_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors.index.json");
+        // A hole: nothing of it lies on disk or comes into memory.
+        std::fs::File::create(&path).unwrap().set_len(MAX_INDEX + 1).unwrap();
+        let error = ShardedFile::open(&path).err().unwrap().to_string();
+        assert!(
+            error.contains("m.safetensors.index.json") && error.contains("longer than 67108864"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn an_index_that_disagrees_is_refused() {
         let one = r#""a":"m-00001-of-00002.safetensors","bb":"m-00001-of-00002.safetensors""#;
         for (index, words) in [

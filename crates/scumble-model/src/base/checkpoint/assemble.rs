@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use scumble_tensor::Tensor;
+use scumble_tensor::{DType, Tensor};
 
 use super::family::{Tower, UNET, VAE};
+use super::folder_names::count;
 use super::{Architecture, Checkpoint, Part};
 use crate::base::Component;
 use crate::base::names::text::{InOpenClip, to_open_clip};
 use crate::base::names::unet::Blocks;
 use crate::base::names::vae;
-use crate::base::view::View;
-use crate::files::{FileError, Result, TensorSource, printable};
+use crate::base::single::{OPEN_CLIP, VIT_H_LAYERS};
+use crate::base::view::{Renamed, View};
+use crate::files::{FileError, Result, TensorInfo, TensorSource, printable};
 
 const POSITION_IDS: &str = "cond_stage_model.transformer.text_model.embeddings.position_ids";
 
@@ -98,16 +100,65 @@ impl Checkpoint {
         for name in self.extras.names() {
             view.whole(&self.extras, &name, name.clone())?;
         }
-        if !self.extras_are_complete
-            && self.architecture == Architecture::Sd1
-            && view.info(POSITION_IDS).is_none()
-        {
-            let count: Vec<i64> = (0..self.positions()).collect();
-            let ids = Tensor::from_slice(&count, &[1, count.len()])
+        match self.architecture {
+            _ if self.extras_are_complete => {}
+            Architecture::Sd1 => self.add_positions(&mut view)?,
+            Architecture::Sd2 => self.add_unused_layer(&mut view, &places)?,
+            Architecture::Sdxl | Architecture::SdxlRefiner => {}
+        }
+        Ok(Arc::new(view))
+    }
+
+    /// Files of 1.x have the list of positions, and older readers want it.
+    fn add_positions(&self, view: &mut View) -> Result<()> {
+        if view.info(POSITION_IDS).is_none() {
+            let dtype = self.folder_names.position_type(Part::TextEncoder).unwrap_or(DType::I64);
+            let ids = count(self.positions(), dtype, &[1, self.positions()])
                 .map_err(|source| FileError::engine(&PathBuf::from(&self.name), POSITION_IDS, source))?;
             view.constant(&self.extras, POSITION_IDS.into(), ids)?;
         }
-        Ok(Arc::new(view))
+        Ok(())
+    }
+
+    /// Files of 2.x have a last layer that no picture depends on, since the one before it is used, and OpenCLIP's
+    /// projection and scale, which belong to comparing with pictures. Folders lack them. Readers build all layers and
+    /// count from the end, so the last one there is comes again, with a projection that changes nothing.
+    fn add_unused_layer(&self, view: &mut View, places: &Places) -> Result<()> {
+        let Some(text) = self.parts.get(&Part::TextEncoder) else { return Ok(()) };
+        let layers = |number: usize| format!("text_model.encoder.layers.{number}.");
+        let (last, unused) = (layers(VIT_H_LAYERS - 2), layers(VIT_H_LAYERS - 1));
+        let names = text.weights.names();
+        if names.iter().any(|name| name.starts_with(&unused)) || !names.iter().any(|n| n.starts_with(&last)) {
+            return Ok(());
+        }
+        let copied = View::renamed(Arc::clone(&text.weights), |name| match name.strip_prefix(&last) {
+            Some(tail) => Renamed::As(format!("{unused}{tail}")),
+            None => Renamed::Dropped,
+        })?;
+        let (names, weights) = (copied.names(), Arc::new(copied));
+        let layer = Component { config: text.config.clone(), config_file: text.config_file.clone(), weights };
+        self.add_part(view, places, Part::TextEncoder, &layer, &names)?;
+        self.add_projection(view, text, &format!("{last}self_attn.out_proj.weight"))
+    }
+
+    /// A projection of the type and size of the matrix `square`, which changes nothing, and a scale.
+    fn add_projection(&self, view: &mut View, text: &Component, square: &str) -> Result<()> {
+        let info = text.weights.info(square);
+        let Some((dtype, width)) = info.and_then(|TensorInfo { dtype, shape }| match shape[..] {
+            [rows, columns] if rows == columns => Some((dtype, rows)),
+            _ => None,
+        }) else {
+            return Ok(());
+        };
+        let engine = |error| FileError::engine(&PathBuf::from(&self.name), square, error);
+        let identity: Vec<f32> = (0..width * width).map(|i| f32::from(i % (width + 1) == 0)).collect();
+        for (name, values, dims) in
+            [("text_projection", identity, &[width, width][..]), ("logit_scale", vec![1.0], &[])]
+        {
+            let value = Tensor::from_slice(&values, dims).and_then(|value| value.to_dtype(dtype));
+            view.constant(&text.weights, format!("{OPEN_CLIP}{name}"), value.map_err(engine)?)?;
+        }
+        Ok(())
     }
 
     fn add_part(
@@ -168,9 +219,9 @@ impl Checkpoint {
         name == super::tokens::TABLE && self.learned.iter().any(|token| token.places.contains_key(&part))
     }
 
-    fn positions(&self) -> i64 {
+    fn positions(&self) -> usize {
         let table = "text_model.embeddings.position_embedding.weight";
         let info = self.parts.get(&Part::TextEncoder).and_then(|part| part.weights.info(table));
-        info.and_then(|info| info.shape.first().copied()).unwrap_or(77) as i64
+        info.and_then(|info| info.shape.first().copied()).unwrap_or(77)
     }
 }

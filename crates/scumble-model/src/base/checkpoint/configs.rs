@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::{Architecture, Checkpoint, FOLDER_KEY, Part, Purpose};
+use crate::base::prediction::PredictionSource;
 use crate::base::{BaseOptions, Component, Family, derive, prediction, read_object};
 use crate::files::{FileError, Result, TensorSource, read_text};
+use crate::schedule::PredictionType;
 use crate::tokenizer::{CLIP_VOCABULARY, Pad, clip_files};
 
 /// What a tokenizer's folder may hold.
@@ -20,6 +22,8 @@ const TOKENIZER_FILES: [&str; 6] = [
     "special_tokens_map.json",
     "added_tokens.json",
 ];
+/// Makes the small picture noisy before a model for upscaling sees it.
+const LOW_RES_SCHEDULER: &str = "low_res_scheduler/scheduler_config.json";
 /// CLIP's vocabulary takes a megabyte, `tokenizer.json` three.
 const MAX_TOKENIZER: u64 = 16 << 20;
 
@@ -73,6 +77,8 @@ pub(super) fn components(
     files: &BTreeMap<String, String>,
     options: &BaseOptions,
 ) -> Result<BTreeMap<Part, Component>> {
+    let upscales =
+        weights.get(&Part::Unet).is_some_and(|unet| Purpose::of(unet.as_ref()) == Purpose::Upscaling);
     let mut parts = BTreeMap::new();
     for (part, weights) in weights {
         let name = format!("{}/config.json", part.folder());
@@ -82,7 +88,7 @@ pub(super) fn components(
         } else {
             let config = match embedded_object(path, files, &name)? {
                 Some(config) => config,
-                None => derived(part, architecture, weights.as_ref())?,
+                None => derived(part, architecture, upscales, weights.as_ref())?,
             };
             Component { config, config_file: path.into(), weights }
         };
@@ -91,7 +97,12 @@ pub(super) fn components(
     Ok(parts)
 }
 
-fn derived(part: Part, architecture: Architecture, weights: &dyn TensorSource) -> Result<Value> {
+fn derived(
+    part: Part,
+    architecture: Architecture,
+    upscales: bool,
+    weights: &dyn TensorSource,
+) -> Result<Value> {
     let family = if architecture == Architecture::Sd1 { Family::Sd1 } else { Family::Sd2 };
     match part {
         Part::Unet => derive::unet(weights, family),
@@ -100,6 +111,10 @@ fn derived(part: Part, architecture: Architecture, weights: &dyn TensorSource) -
             if matches!(architecture, Architecture::Sdxl | Architecture::SdxlRefiner) {
                 config["scaling_factor"] = json!(0.13025);
                 config["force_upcast"] = json!(true);
+            }
+            if upscales {
+                // Its latents are a quarter of the picture's size, and of another scale.
+                config["scaling_factor"] = json!(0.08333);
             }
             Ok(config)
         }
@@ -129,8 +144,15 @@ impl Checkpoint {
             (Some(file), _) => read_object(&file)?,
             (None, Some(config)) => config,
             (None, None) => {
-                let (kind, _) = prediction::from_single_file(source, path, options);
+                let (mut kind, known) = prediction::from_single_file(source, path, options);
+                if self.purpose == Purpose::Upscaling && known == PredictionSource::Assumed {
+                    kind = PredictionType::VPrediction;
+                }
                 let mut config = prediction::default_scheduler(kind, plain.contains(&"ztsnr"));
+                if self.purpose == Purpose::Upscaling {
+                    (config["beta_start"], config["beta_end"]) = (json!(0.0001), json!(0.02));
+                    self.files.entry(LOW_RES_SCHEDULER.into()).or_insert(pretty(&low_res_scheduler()));
+                }
                 if matches!(self.architecture, Architecture::Sdxl | Architecture::SdxlRefiner) {
                     config["_class_name"] = json!("EulerDiscreteScheduler");
                     config["interpolation_type"] = json!("linear");
@@ -192,6 +214,21 @@ pub(super) fn pretty(value: &Value) -> String {
     text
 }
 
+/// The published one's: noise of other strengths than the model removes.
+fn low_res_scheduler() -> Value {
+    json!({
+        "_class_name": "DDPMScheduler",
+        "beta_end": 0.02,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.0001,
+        "clip_sample": true,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "trained_betas": null,
+        "variance_type": "fixed_small",
+    })
+}
+
 fn model_index(architecture: Architecture, purpose: Purpose, scheduler: &Value) -> Value {
     let mut index = Map::new();
     index.insert("_class_name".into(), json!(purpose.pipeline(architecture)));
@@ -207,9 +244,19 @@ fn model_index(architecture: Architecture, purpose: Purpose, scheduler: &Value) 
         index.insert("tokenizer_2".into(), transformers("CLIPTokenizer"));
     } else {
         index.insert("feature_extractor".into(), json!([null, null]));
-        if purpose != Purpose::Depth {
-            index.insert("requires_safety_checker".into(), json!(false));
-            index.insert("safety_checker".into(), json!([null, null]));
+        match purpose {
+            // The file's own network for depth has another layout; diffusers is given one when it loads.
+            Purpose::Depth => {
+                index.insert("depth_estimator".into(), json!([null, null]));
+            }
+            Purpose::Upscaling => {
+                index.insert("low_res_scheduler".into(), json!(["diffusers", "DDPMScheduler"]));
+                index.insert("max_noise_level".into(), json!(350));
+            }
+            _ => {
+                index.insert("requires_safety_checker".into(), json!(false));
+                index.insert("safety_checker".into(), json!([null, null]));
+            }
         }
         index.insert("text_encoder".into(), transformers("CLIPTextModel"));
         index.insert("tokenizer".into(), transformers("CLIPTokenizer"));
@@ -223,11 +270,12 @@ fn model_index(architecture: Architecture, purpose: Purpose, scheduler: &Value) 
 /// The index without the components that a single file could not bring along.
 fn present_only(mut index: Value, checkpoint: &Checkpoint) -> Value {
     let there = |name: &str| {
-        checkpoint.parts.keys().any(|part| part.folder() == name)
-            || checkpoint
-                .files
-                .keys()
-                .any(|file| file.starts_with(&format!("{name}/")) && name != "safety_checker")
+        let of = |file: &String| Some(file.strip_prefix(name)?.strip_prefix('/')?.to_owned());
+        let files: Vec<String> = checkpoint.files.keys().filter_map(of).collect();
+        // Whatever has weights calls its configuration `config.json`; of those only the parts came along. Schedulers,
+        // tokenizers and feature extractors are nothing but small files, of other names.
+        let is_complete = !files.is_empty() && !files.iter().any(|file| file == "config.json");
+        is_complete || checkpoint.parts.keys().any(|part| part.folder() == name)
     };
     for (name, class) in index.as_object_mut().into_iter().flatten() {
         if class.as_array().is_some_and(|class| class.len() == 2) && !there(name) {

@@ -1,6 +1,6 @@
 //! Which family a checkpoint is of, and what its UNet takes beside the latents.
 
-use crate::files::{FileError, Result};
+use crate::files::{FileError, Result, TensorSource};
 
 use super::Part;
 
@@ -123,8 +123,10 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// By input channels, and whether there is a class embedding.
-    pub(super) fn of(channels: usize, class_embedding: bool) -> Self {
+    /// By a UNet's input channels, and whether it has a class embedding.
+    pub(super) fn of(unet: &dyn TensorSource) -> Self {
+        let channels = unet.info("conv_in.weight").and_then(|info| info.shape.get(1).copied()).unwrap_or(0);
+        let class_embedding = unet.names().iter().any(|name| name.starts_with("class_embedding."));
         match (channels, class_embedding) {
             (4, false) => Self::TextToImage,
             (4, true) => Self::ImageVariation,

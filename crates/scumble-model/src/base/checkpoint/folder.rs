@@ -1,21 +1,23 @@
 //! A diffusers folder as a checkpoint: its parts, and the small files around them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::folder_names::FolderNames;
 use super::single::EMA;
 use super::{
-    Architecture, Checkpoint, EXTRAS_FILE, Ema, OpenOptions, Part, Purpose, SPELLING_KEY, Spelling, tokens,
+    Architecture, Checkpoint, EXTRAS_FILE, Ema, FOLDER_NAMES_KEY, OpenOptions, Part, Purpose, SPELLING_KEY,
+    Spelling, tokens,
 };
 use crate::base::folder::open_weights;
 use crate::base::names::{text, vae};
 use crate::base::view::{Renamed, View};
 use crate::base::weights::{check_variant, choose};
 use crate::base::{Component, read_object};
-use crate::files::{FileError, Result, SafetensorsFile, TensorSource, printable, read_text};
+use crate::files::{FileError, Result, SafetensorsFile, TensorSource, printable, read_text, shard_names};
 
 /// Configurations beyond this are no configurations.
 const MAX_TEXT: u64 = 64 << 10;
@@ -26,9 +28,8 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
     check_options(name, options)?;
     let mut listings: Vec<(Part, BTreeSet<String>)> = Vec::new();
     for part in PARTS {
-        let entries = std::fs::read_dir(folder.join(part.folder())).into_iter().flatten().flatten();
         let files: BTreeSet<String> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            entries(&folder.join(part.folder())).into_iter().map(|(name, _)| name).collect();
         if !files.is_empty() {
             listings.push((part, files));
         }
@@ -36,16 +37,18 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
     let variant = options.base.variant.as_deref();
     check_variant(name, &listings, variant)?;
     let mut parts = BTreeMap::new();
-    let mut left_out = loose_weights(folder);
+    let (mut left_out, mut folder_names, mut read) = (Vec::new(), FolderNames::default(), BTreeSet::new());
     for (part, files) in &listings {
         let place = folder.join(part.folder());
         let Some(file) = choose(*part, files, variant) else { continue };
         let config_file = place.join("config.json");
         let config = read_object(&config_file)?;
-        let source = open_weights(&place.join(file))?;
-        let weights = todays(*part, source, &mut left_out)?;
+        let source = open_weights(&place.join(&file))?;
+        let weights = todays(*part, source, &mut folder_names, &mut left_out)?;
         parts.insert(*part, Component { config, config_file, weights });
+        read.extend(files_of(&place, &file)?);
     }
+    left_out.extend(unread_weights(folder, &read));
     let Some(unet) = parts.get(&Part::Unet) else {
         return Err(FileError::Missing {
             what: "the UNet".into(),
@@ -61,23 +64,22 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
         _ if linear => Architecture::Sd2,
         _ => Architecture::Sd1,
     };
-    let channels =
-        unet.weights.info("conv_in.weight").and_then(|info| info.shape.get(1).copied()).unwrap_or(0);
-    let class = unet.weights.names().iter().any(|name| name.starts_with("class_embedding."));
+    let purpose = Purpose::of(unet.weights.as_ref());
     let (extras, mut metadata, spelling, extras_are_complete) = extras(folder)?;
     metadata.extend(super::own_words(unet.weights.metadata()));
-    let extras = wanted(&extras, options)?;
+    let (extras, averages_dropped) = wanted(&extras, options, &mut left_out)?;
     let (learned, vocabulary) = tokens::of_folder(folder, &parts)?;
     Ok(Checkpoint {
         name: name.into(),
         architecture,
-        purpose: Purpose::of(channels, class),
+        purpose,
         parts,
         metadata,
         left_out,
-        averages_dropped: 0,
+        averages_dropped,
         extras,
         spelling,
+        folder_names,
         extras_are_complete,
         files: small_files(folder)?,
         folder: Some(folder.to_path_buf()),
@@ -104,39 +106,81 @@ fn check_options(name: &str, options: &OpenOptions) -> Result<()> {
     Ok(())
 }
 
-/// Weight files beside the parts, which no layout takes along.
-fn loose_weights(folder: &Path) -> Vec<String> {
+/// A part's file of weights and the shards it lists.
+fn files_of(place: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let mut files = vec![place.join(name)];
+    if is_index(name) {
+        files.extend(shard_names(&files[0])?.into_iter().map(|shard| place.join(shard)));
+    }
+    Ok(files)
+}
+
+/// Weight files that were not read: no single file takes them along.
+fn unread_weights(folder: &Path, read: &BTreeSet<PathBuf>) -> Vec<String> {
+    let mut unread = Vec::new();
+    for (name, path) in entries(folder) {
+        if !path.is_dir() {
+            if name != EXTRAS_FILE && is_weight_file(&name) {
+                unread.push(format!("`{}`: weights beside the model's parts", printable(&name)));
+            }
+            continue;
+        }
+        let reason = if PARTS.iter().any(|part| part.folder() == name) {
+            "weights of a kind that was not chosen"
+        } else {
+            "weights that only a folder has a place for"
+        };
+        // `.git` and the like are no components.
+        for (inner, path) in entries(&path).into_iter().filter(|_| !name.starts_with('.')) {
+            if is_weight_file(&inner) && !read.contains(&path) {
+                unread.push(format!("`{}`: {reason}", printable(&format!("{name}/{inner}"))));
+            }
+        }
+    }
+    unread.sort();
+    unread
+}
+
+/// Names and paths of what is in a folder; nothing if it cannot be listed.
+fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut loose: Vec<String> = names
-        .filter(|name| name != EXTRAS_FILE && is_weight_file(name))
-        .map(|name| format!("`{}`: weights beside the model's parts", printable(&name)))
-        .collect();
-    loose.sort();
-    loose
+    entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
 }
 
 /// Whether a file's name is that of weights, or of the list of their shards.
 pub(super) fn is_weight_file(name: &str) -> bool {
     let endings = [".safetensors", ".bin", ".ckpt", ".msgpack", ".onnx", ".pb"];
-    endings.iter().any(|ending| name.ends_with(ending)) || name.contains(".index.")
+    endings.iter().any(|ending| name.ends_with(ending)) || is_index(name)
 }
 
-/// The extras without what the options leave out.
-fn wanted(extras: &Arc<dyn TensorSource>, options: &OpenOptions) -> Result<Arc<dyn TensorSource>> {
-    let mut view = View::new(extras.describe(), BTreeMap::new());
+fn is_index(name: &str) -> bool {
+    name.contains(".index.")
+}
+
+/// The extras without what the options leave out, and how many averaged tensors that is.
+fn wanted(
+    extras: &Arc<dyn TensorSource>,
+    options: &OpenOptions,
+    left_out: &mut Vec<String>,
+) -> Result<(Arc<dyn TensorSource>, usize)> {
+    let (mut view, mut averages) = (View::new(extras.describe(), BTreeMap::new()), 0);
     for name in extras.names() {
-        if !options.prune && (options.ema == Ema::Keep || !name.starts_with(EMA)) {
+        if options.ema != Ema::Keep && name.starts_with(EMA) {
+            averages += 1;
+        } else if options.prune {
+            left_out.push(format!("`{}`: no part uses it", printable(&name)));
+        } else {
             view.whole(extras, &name, name.clone())?;
         }
     }
-    Ok(Arc::new(view))
+    Ok((Arc::new(view), averages))
 }
 
-/// Old spellings in today's words; what only counts is left out.
+/// Old spellings in today's words, noted by name; what no part uses is left out.
 fn todays(
     part: Part,
     source: Arc<dyn TensorSource>,
+    folder_names: &mut FolderNames,
     left_out: &mut Vec<String>,
 ) -> Result<Arc<dyn TensorSource>> {
     let rename = |name: &str| match part {
@@ -145,12 +189,17 @@ fn todays(
         Part::TextEncoder2 if name == "text_projection.weight" => Renamed::As(name.into()),
         Part::TextEncoder | Part::TextEncoder2 => text::clip(name),
     };
+    let view = View::renamed(Arc::clone(&source), rename)?;
+    let shape = |source: &dyn TensorSource, name: &str| source.info(name).map(|info| info.shape);
     for name in source.names() {
-        if rename(&name) == Renamed::Dropped {
+        if let Renamed::As(ours) = rename(&name) {
+            let shapes = [shape(&view, &ours), shape(source.as_ref(), &name)].map(Option::unwrap_or_default);
+            folder_names.note(part, &ours, &name, [&shapes[0], &shapes[1]]);
+        } else if !folder_names.note_positions(part, &name, source.as_ref(), &view)? {
             left_out.push(format!("`{}.{}`: no part uses it", part.folder(), printable(&name)));
         }
     }
-    Ok(Arc::new(View::renamed(source, rename)?))
+    Ok(Arc::new(view))
 }
 
 type Extras = (Arc<dyn TensorSource>, BTreeMap<String, String>, BTreeMap<String, Spelling>, bool);
@@ -163,6 +212,8 @@ fn extras(folder: &Path) -> Result<Extras> {
     }
     let file = SafetensorsFile::open(&path)?;
     let mut metadata = file.metadata().clone();
+    // The folder itself says it.
+    metadata.remove(FOLDER_NAMES_KEY);
     let spelling = match metadata.remove(SPELLING_KEY) {
         None => BTreeMap::new(),
         Some(text) => serde_json::from_str::<BTreeMap<String, (String, Vec<usize>)>>(&text)
@@ -187,16 +238,13 @@ fn small_files(folder: &Path) -> Result<BTreeMap<String, String>> {
         }
         Ok(())
     };
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if entry.path().is_dir() {
-            for inner in std::fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                if let Ok(inner_name) = inner.file_name().into_string() {
-                    take(&inner.path(), format!("{name}/{inner_name}"))?;
-                }
+    for (name, path) in entries(folder) {
+        if path.is_dir() {
+            for (inner, path) in entries(&path) {
+                take(&path, format!("{name}/{inner}"))?;
             }
         } else {
-            take(&entry.path(), name)?;
+            take(&path, name)?;
         }
     }
     Ok(files)

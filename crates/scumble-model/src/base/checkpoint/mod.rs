@@ -7,14 +7,16 @@
 //! time.
 //!
 //! Lossless means: a file that goes to another layout and back has the same tensors, byte for byte, and its metadata.
-//! Extras therefore travel to a folder as `single_file_extras.safetensors`, and a folder's configurations travel in a
-//! single file's metadata (key `scumble.folder`).
+//! Extras therefore travel to a folder as `single_file_extras.safetensors`, and a folder's configurations and the names
+//! of its tensors travel in a single file's metadata (`scumble.folder` and `scumble.folder_names`). Weights that another
+//! layout has no place for are listed in [`Checkpoint::left_out`].
 
 mod assemble;
 pub(super) mod configs;
 mod embedding;
 mod family;
 mod folder;
+mod folder_names;
 mod save;
 mod single;
 mod tokens;
@@ -42,6 +44,8 @@ pub use tokens::LearnedToken;
 pub(super) const EXTRAS_FILE: &str = "single_file_extras.safetensors";
 /// Metadata of a single file: a folder's small text files by path, as JSON.
 pub(super) const FOLDER_KEY: &str = "scumble.folder";
+/// Metadata of a single file: tensors that its folder spelled in an unusual way, as JSON.
+const FOLDER_NAMES_KEY: &str = "scumble.folder_names";
 /// Metadata of the extras: tensors that the single file spelled in an unusual way, as JSON.
 const SPELLING_KEY: &str = "scumble.spelling";
 
@@ -125,7 +129,7 @@ pub struct Checkpoint {
     pub parts: BTreeMap<Part, Component>,
     /// A single file's metadata, or what its folder kept of it.
     pub metadata: BTreeMap<String, String>,
-    /// Tensors that were found and are not carried along, each with the reason.
+    /// Tensors and files of weights that were found and are not carried along, each with the reason.
     pub left_out: Vec<String>,
     /// How many averaged tensors of a single file were dropped, or took the others' places.
     pub averages_dropped: usize,
@@ -133,6 +137,8 @@ pub struct Checkpoint {
     extras: Arc<dyn TensorSource>,
     /// By our spelling.
     spelling: BTreeMap<String, Spelling>,
+    /// What its folder spells otherwise.
+    folder_names: folder_names::FolderNames,
     /// Whether `extras` is all that a single file has beside the parts; otherwise it is what we think it needs.
     extras_are_complete: bool,
     /// Small text files of the folder by path, such as `unet/config.json`.

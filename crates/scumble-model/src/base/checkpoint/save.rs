@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::folder::is_weight_file;
-use super::{Checkpoint, EXTRAS_FILE, FOLDER_KEY, Layout, Part, SPELLING_KEY, configs, tokens};
+use super::{
+    Checkpoint, EXTRAS_FILE, FOLDER_KEY, FOLDER_NAMES_KEY, Layout, Part, SPELLING_KEY, configs, tokens,
+};
 use crate::files::{
     AtomicFolder, FileError, Result, Watch, atomic_write, write_safetensors_from, write_state_dict,
 };
@@ -39,6 +41,9 @@ impl Checkpoint {
 
     fn single_metadata(&self, path: &Path) -> Result<BTreeMap<String, String>> {
         let mut metadata = self.metadata.clone();
+        if let Some(names) = self.folder_names.metadata() {
+            metadata.insert(FOLDER_NAMES_KEY.into(), names);
+        }
         if self.folder.is_some() {
             metadata.entry("format".into()).or_insert_with(|| "pt".into());
             metadata.insert(FOLDER_KEY.into(), json!(self.files_without_learned(path)?).to_string());
@@ -125,7 +130,8 @@ impl Checkpoint {
             if *part == Part::Unet {
                 metadata.extend(super::own_words(&self.metadata));
             }
-            let weights = self.with_added_rows(*part, &component.weights);
+            let weights =
+                self.folder_names.spelled(*part, self.with_added_rows(*part, &component.weights))?;
             write_safetensors_from(&file, weights.as_ref(), &metadata, watch)?;
         }
         if self.extras_are_complete {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::assemble::{Place, Places};
 use super::family::{Tower, UNET, VAE};
-use super::{Architecture, Checkpoint, Ema, OpenOptions, Part, Purpose, Spelling, configs};
+use super::folder_names::FolderNames;
+use super::{Architecture, Checkpoint, Ema, FOLDER_NAMES_KEY, OpenOptions, Part, Purpose, Spelling, configs};
 use crate::base::names::text::{self, OpenClip};
 use crate::base::names::unet::Blocks;
 use crate::base::names::vae;
@@ -35,19 +36,21 @@ pub(super) fn open(name: &str, path: &Path, options: &OpenOptions) -> Result<Che
     left_out.extend(extras.dropped);
     let files = configs::embedded(path, source.metadata())?;
     let parts = configs::components(path, architecture, weights, &files, &options.base)?;
-    let unet = parts.get(&Part::Unet).map(|unet| &unet.weights);
-    let channels = unet.and_then(|unet| unet.info("conv_in.weight")?.shape.get(1).copied()).unwrap_or(0);
-    let class = unet.is_some_and(|unet| unet.names().iter().any(|name| name.starts_with("class_embedding.")));
+    let purpose = parts.get(&Part::Unet).map(|unet| Purpose::of(unet.weights.as_ref()));
+    let folder_names = FolderNames::of_metadata(path, source.metadata())?;
+    let mut metadata = source.metadata().clone();
+    metadata.remove(FOLDER_NAMES_KEY);
     let mut checkpoint = Checkpoint {
         name: name.into(),
         architecture,
-        purpose: Purpose::of(channels, class),
+        purpose: purpose.unwrap_or(Purpose::TextToImage),
         parts,
-        metadata: source.metadata().clone(),
+        metadata,
         left_out,
         averages_dropped: extras.averages,
         extras: Arc::new(extras.view),
         spelling,
+        folder_names,
         extras_are_complete: true,
         files,
         folder: None,

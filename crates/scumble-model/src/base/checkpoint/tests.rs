@@ -1,5 +1,8 @@
 //! Every layout into every other and back: the same tensors, the same metadata.
 
+mod folders;
+mod kinds;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -13,11 +13,11 @@ use super::globals::{Global, classify};
 use super::value::{PickledTensor, StorageDeclaration, Value};
 
 /// A Lightning checkpoint of a full model with optimizer state takes about 100 thousand.
-const MAX_STEPS: usize = 4 << 20;
+pub(super) const MAX_STEPS: usize = 4 << 20;
 /// Values alive at the end of reading; a value takes at most 56 bytes.
 const MAX_VALUES: usize = 2 << 20;
 /// Text and bytes that are copied out of the file.
-const MAX_TEXT: usize = 64 << 20;
+pub(super) const MAX_TEXT: usize = 64 << 20;
 /// Elements that calls copy or pass: a long list given to a constructor again and again.
 const MAX_COPIED: usize = 8 << 20;
 /// Storages, and separately tensors; a full model has about two thousand.

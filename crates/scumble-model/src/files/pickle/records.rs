@@ -20,7 +20,7 @@ use crate::files::error::{FileError, Result, human_bytes, printable};
 
 pub(super) const FORMAT: &str = "torch";
 /// `data.pkl` of a full model with optimizer state takes a few megabytes.
-const MAX_PICKLE: u64 = 64 << 20;
+pub(super) const MAX_PICKLE: u64 = 64 << 20;
 /// Weights deflate to nine tenths; a record that inflates more than this is a bomb (small ones are let through).
 const MAX_RATIO: u64 = 100;
 const MAX_UNQUESTIONED: u64 = 16 << 20;

@@ -23,7 +23,7 @@ use crate::files::error::{FileError, Result};
 
 const BLOCK: usize = 512;
 /// Members that are looked at before giving up; torch wrote four.
-const MAX_MEMBERS: usize = 64;
+pub(super) const MAX_MEMBERS: usize = 64;
 
 /// Whether the file begins with a tar header.
 pub(super) fn is_tar(file: &[u8]) -> bool {

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::machine::{Fault, load};
+use super::machine::{Fault, MAX_STEPS, MAX_TENSORS, MAX_TEXT, load};
+use super::records::MAX_PICKLE;
+use super::tar::MAX_MEMBERS;
 use super::*;
 use crate::files::SafetensorsFile;
 use crate::files::safetensors_tests::fixtures;
@@ -275,6 +277,86 @@ fn budgets_end_every_bomb() {
     copies.extend(b"e\x85q\x00cbuiltins\nset\nq\x01");
     copies.extend(b"h\x01h\x00R".repeat(1000));
     assert!(matches!(load(&copies), Err(Fault::TooMuch("copied elements", _))));
+}
+
+/// Each limit of the machine by itself, one beyond it; what is at the limit is read.
+#[test]
+fn the_machine_names_its_limits() {
+    let limit = |pickle: &[u8]| match load(pickle) {
+        Err(Fault::TooMuch(what, limit)) => Some((what, limit)),
+        _ => None,
+    };
+    // A string of zeros that were never written: it is refused by its length.
+    let mut text = vec![0; MAX_TEXT + 16];
+    text[..3].copy_from_slice(b"\x80\x02X");
+    text[3..7].copy_from_slice(&(MAX_TEXT as u32 + 1).to_le_bytes());
+    assert_eq!(limit(&text), Some(("bytes of text", MAX_TEXT)));
+
+    let steps = |pairs: usize| [&b"(0".repeat(pairs)[..], b"N."].concat();
+    assert!(load(&steps(MAX_STEPS / 2 - 1)).is_ok());
+    assert_eq!(limit(&steps(MAX_STEPS / 2)), Some(("instructions", MAX_STEPS)));
+
+    let storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01t";
+    let storages =
+        |count: usize| [&b"\x80\x02"[..], storage, b"q\x00", &b"h\x00Q0".repeat(count), b"."].concat();
+    assert_eq!(load(&storages(MAX_TENSORS)).unwrap().storages.len(), MAX_TENSORS);
+    assert_eq!(limit(&storages(MAX_TENSORS + 1)), Some(("storages", MAX_TENSORS)));
+
+    let tensors = |count: usize| {
+        let head =
+            [&b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x01("[..], storage, b"QK\x00))\x89)tq\x02"];
+        [&head.concat()[..], &b"h\x01h\x02R0".repeat(count), b"."].concat()
+    };
+    assert!(load(&tensors(MAX_TENSORS)).is_ok());
+    assert_eq!(limit(&tensors(MAX_TENSORS + 1)), Some(("tensors", MAX_TENSORS)));
+}
+
+/// A zip whose only record, stored, is a hole of so many bytes.
+fn hollow_zip(name: &str, size: u32) -> tempfile::NamedTempFile {
+    use std::io::{Seek, SeekFrom};
+    let record = |start: &[u8]| {
+        let mut header = start.to_vec();
+        header.extend([20u16, 0, 0, 0, 33].iter().flat_map(|value| value.to_le_bytes()));
+        header.extend([0, size, size].iter().flat_map(|value: &u32| value.to_le_bytes()));
+        header.extend([name.len() as u16, 0].iter().flat_map(|value| value.to_le_bytes()));
+        header
+    };
+    let local = [&record(b"PK\x03\x04")[..], name.as_bytes()].concat();
+    let directory = [&record(b"PK\x01\x02\x14\x00")[..], &[0; 14], name.as_bytes()].concat();
+    let start = local.len() as u32 + size;
+    let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
+    end.extend([directory.len() as u32, start].iter().flat_map(|value| value.to_le_bytes()));
+    end.extend([0, 0]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut handle = file.as_file();
+    handle.write_all(&local).unwrap();
+    handle.seek(SeekFrom::Start(start.into())).unwrap();
+    handle.write_all(&[directory, end].concat()).unwrap();
+    file
+}
+
+#[test]
+fn containers_name_their_limits() {
+    let message = |file: tempfile::NamedTempFile| PickleFile::open(file.path()).err().unwrap().to_string();
+    let limit = u32::try_from(MAX_PICKLE).unwrap();
+    let found = message(hollow_zip("top/data.pkl", limit + 1));
+    assert!(found.contains("`data.pkl`") && found.contains("the limit is 64.0 MiB"), "{found}");
+    // Of zeros, so the machine is asked, and knows no such instruction.
+    let found = message(hollow_zip("top/data.pkl", limit));
+    assert!(found.contains("instruction 0x00"), "{found}");
+
+    let names: Vec<String> = (0..=MAX_MEMBERS).map(|number| number.to_string()).collect();
+    let members: Vec<(&str, Vec<u8>)> = names.iter().map(|name| (name.as_str(), Vec::new())).collect();
+    let found = message(tar_of(&members));
+    assert!(found.contains("more than 64 members"), "{found}");
+    let found = message(tar_of(&members[..MAX_MEMBERS]));
+    assert!(found.contains("no member `storages`"), "{found}");
+    let many = [&b"\x80\x02J"[..], &(MAX_TENSORS as i32 + 1).to_le_bytes(), b"."].concat();
+    let found = message(tar_of(&[("storages", many.clone())]));
+    assert!(found.contains("number of storages is no number up to 262144"), "{found}");
+    let none = b"\x80\x02K\x00.\x80\x02].".to_vec();
+    let found = message(tar_of(&[("storages", none), ("tensors", many)]));
+    assert!(found.contains("number of tensors is no number up to 262144"), "{found}");
 }
 
 #[test]
