@@ -5,7 +5,7 @@ use std::path::Path;
 use scumble_model::files::write_safetensors;
 
 use super::family::with_file;
-use super::{Dialect, LoadReport, ReadOptions, WriteOptions, read_as};
+use super::{Dialect, LoadReport, ReadOptions, Rounding, WriteOptions, read_as};
 use crate::adapter::Adapter;
 use crate::error::{AdapterError, Result};
 use crate::table::ModuleTable;
@@ -41,7 +41,18 @@ pub fn save_adapter(
     dialect: &dyn Dialect,
     options: &WriteOptions,
 ) -> Result<usize> {
+    save_and_measure(path, adapter, table, dialect, options).map(|rounding| rounding.modules)
+}
+
+/// As [`save_adapter`], and says how far the rounded numbers are off.
+pub fn save_and_measure(
+    path: &Path,
+    adapter: &Adapter,
+    table: &ModuleTable,
+    dialect: &dyn Dialect,
+    options: &WriteOptions,
+) -> Result<Rounding> {
     let encoded = dialect.write(adapter, table, options)?;
     write_safetensors(path, &encoded.tensors, &encoded.metadata)?;
-    Ok(encoded.rounded)
+    Ok(encoded.rounding)
 }

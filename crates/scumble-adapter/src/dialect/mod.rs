@@ -39,8 +39,8 @@ use crate::table::{ModuleTable, Tower};
 
 pub(crate) use collect::{Gathered, gather};
 pub use collect::{read_as, read_source};
-pub use encode::Encoded;
-pub use file::{Loaded, load_adapter, save_adapter};
+pub use encode::{Encoded, Rounding};
+pub use file::{Loaded, load_adapter, save_adapter, save_and_measure};
 pub use guess::family_of_width;
 pub use kind::FileKind;
 pub(crate) use original::numbered_sizes;

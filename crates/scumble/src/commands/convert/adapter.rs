@@ -3,7 +3,9 @@
 use clap::{Args, ValueEnum};
 use scumble_adapter::ModuleTable;
 use scumble_adapter::dialect::family::guess_family;
-use scumble_adapter::dialect::{Loaded, ReadOptions, WriteOptions, load_adapter, save_adapter};
+use scumble_adapter::dialect::{
+    Dialect, Loaded, ReadOptions, Rounding, WriteOptions, load_adapter, save_and_measure,
+};
 use scumble_adapter::names::Naming;
 use scumble_adapter::positional::Generation;
 
@@ -102,8 +104,8 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
             NamesChoice::Compvis => Naming::CompVis,
         }),
     };
-    let rounded = save_adapter(&args.output, &loaded.adapter, &table, dialect, &options)?;
-    adapter_files::tell_rounded(context, dialect, rounded);
+    let rounding = save_and_measure(&args.output, &loaded.adapter, &table, dialect, &options)?;
+    tell_rounding(context, dialect, rounding);
     let adapter = &loaded.adapter;
     context.terminal.status(&format!(
         "{} -> {}: {} modules, {} tokens",
@@ -114,6 +116,18 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     ));
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
+}
+
+/// Warns of factors that took up an alpha and were rounded by it, and says how far.
+fn tell_rounding(context: &Context, dialect: &dyn Dialect, rounding: Rounding) {
+    let Rounding { modules, largest } = rounding;
+    if modules > 0 {
+        context.terminal.warning(&format!(
+            "{} has no place for alpha: it was multiplied into the factors of {modules} modules, which rounds their \
+             numbers by up to {largest:.1e} of each; kohya and peft keep it as it is",
+            dialect.name()
+        ));
+    }
 }
 
 /// Adapters are written as safetensors; a name that promises something else would mislead every reader.
