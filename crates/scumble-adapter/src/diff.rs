@@ -7,6 +7,24 @@
 //!
 //! Plain pairs are compared by their factors; the distance goes through QR, as a difference of norms would lose half
 //! of the digits where the adapters are nearly the same. Other kinds are multiplied out, one module a thread.
+//!
+//! ```
+//! use scumble_adapter::{Adapter, diff::difference};
+//! use scumble_tensor::Tensor;
+//!
+//! let column = |numbers: &[f32]| Tensor::from_slice(numbers, &[2, 1]);
+//! let down = Tensor::from_slice(&[3.0f32, 4.0], &[1, 2])?;
+//! let (mut a, mut b) = (Adapter::default(), Adapter::default());
+//! a.insert("unet.conv_in", down.clone(), column(&[1.0, 0.0])?, 1.0)?;
+//! b.insert("unet.conv_in", down, column(&[0.0, 1.0])?, 1.0)?;
+//!
+//! // The same size at a right angle.
+//! let found = difference(&a, &b, 1)?;
+//! assert!(!found.same && found.norms == [Some(5.0), Some(5.0)]);
+//! assert!(found.cosine.is_some_and(|cosine| cosine.abs() < 1e-12));
+//! assert!(found.distance.is_some_and(|distance| (distance - 2f64.sqrt()).abs() < 1e-12));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::BTreeSet;
 use std::path::Path;

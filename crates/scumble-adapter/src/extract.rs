@@ -7,6 +7,30 @@
 //! One module is in memory at a time and thread, in f32; weights are read from their files when their turn comes. The
 //! approximation is the range finder's ([`crate::linalg::sketch`]), within a thousandth of the best error. The error
 //! that is reported is measured on the factors as they are stored, clamped and rounded.
+//!
+//! ```
+//! use scumble_adapter::dialect::MemorySource;
+//! use scumble_adapter::extract::{ExtractOptions, TowerPair, extract, table_of};
+//! use scumble_adapter::{Tower, linalg::sketch::Keep};
+//! use scumble_tensor::{Tensor, reference::ReferenceBackend};
+//!
+//! let model = |numbers: &[f32; 6]| -> Result<MemorySource, scumble_tensor::Error> {
+//!     let weight = ("conv_in.weight".to_owned(), Tensor::from_slice(numbers, &[2, 3])?);
+//!     Ok(MemorySource { tensors: [weight].into(), ..MemorySource::default() })
+//! };
+//! let (base, tuned) = (model(&[1.0; 6])?, model(&[2.0, 3.0, 4.0, 3.0, 5.0, 7.0])?);
+//! let pairs = [TowerPair { tower: Tower::UNet, base: &base, tuned: &tuned }];
+//! let table = table_of(&pairs);
+//! let modules: Vec<_> = table.modules().iter().collect();
+//!
+//! // The difference is (1, 2) times (1, 2, 3): rank 1 holds it.
+//! let keep = Keep::Rank(1);
+//! let options = ExtractOptions { keep, clamp_quantile: None, dtype: None, seed: 0, threads: 1 };
+//! let found = extract(&pairs, &modules, &options, &ReferenceBackend, &|_| ())?;
+//! assert_eq!(found.adapter.ranks(), [1]);
+//! assert!(found.report.kept() > 0.999_999);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::cmp::Reverse;
 

@@ -8,6 +8,29 @@
 //! One rank for all modules is decided by the plain pairs alone: the singular values of a dense kind are not known
 //! beforehand. It then holds for the dense kinds as well. Where there is no pair at all, each module follows the rule
 //! by itself.
+//!
+//! ```
+//! use scumble_adapter::rank::RankRule;
+//! use scumble_adapter::resize::{ResizeOptions, resize};
+//! use scumble_adapter::{Adapter, Module, ModuleKind, ModuleTable};
+//! use scumble_tensor::{Tensor, reference::ReferenceBackend};
+//!
+//! let path = "unet.time_embedding.linear_1";
+//! let module = Module { path: path.into(), kind: ModuleKind::Linear, inputs: 3, outputs: 2 };
+//! let table = ModuleTable::new([module]);
+//! // Rank 2, of which the second direction adds nothing.
+//! let down = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 2.0, 4.0, 6.0], &[2, 3])?;
+//! let up = Tensor::from_slice(&[1.0f32, 1.0, 0.5, 0.5], &[2, 2])?;
+//! let mut adapter = Adapter::default();
+//! adapter.insert(path, down, up, 2.0)?;
+//!
+//! let rule = RankRule::Fixed(1);
+//! let options = ResizeOptions { rule, per_module: false, max_rank: None, seed: 0, threads: 1 };
+//! let (smaller, report) = resize(&adapter, &table, &options, &ReferenceBackend, &|_| ())?;
+//! assert_eq!(smaller.ranks(), [1]);
+//! assert!(report.kept() > 0.999_999);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -12,7 +12,7 @@ use scumble_adapter::dialect::{
     read_source, save_adapter,
 };
 use scumble_adapter::positional::Generation;
-use scumble_adapter::{Adapter, Tower};
+use scumble_adapter::{Adapter, Axis, Change, LowRankFactors, Magnitude, ModuleFactors, Tower};
 use scumble_model::files::{SafetensorsFile, TensorSource, write_safetensors};
 use scumble_tensor::{DType, Tensor};
 
@@ -189,7 +189,7 @@ fn what_a_dialect_cannot_hold_is_refused() {
     assert!(refused(&adapter, "a1111-embedding").contains("no modules"));
     adapter.tokens.clear();
     let proj_in = table.get("unet.mid_block.attentions.0.proj_in").unwrap();
-    let (down, up) = scumble_adapter::LowRankFactors::shapes_for(proj_in, 2);
+    let (down, up) = LowRankFactors::shapes_for(proj_in, 2);
     let zeros = |dims: &[usize]| Tensor::zeros(DType::F32, dims).unwrap();
     adapter.insert(&proj_in.path, zeros(&down), zeros(&up), 2.0).unwrap();
     assert!(refused(&adapter, "original").contains("mid_block.attentions.0.proj_in"));
@@ -215,6 +215,79 @@ fn modules_left_alone_get_zero_pairs_in_the_original() {
     };
     assert!(zero("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"));
     assert!(!zero("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"));
+}
+
+/// kohya files whose modules do not have alphas of one sort: in another type than the factors, in none, beside magnitudes
+/// and biases of another type. All of it comes back, directly and by PEFT.
+#[test]
+fn alphas_of_every_sort_come_back_in_one_kohya_file() {
+    let table = table("tiny-sd1");
+    let block = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1";
+    let mut source = MemorySource { name: "mixed".into(), ..MemorySource::default() };
+    let mut put = |key: String, dims: &[usize], dtype: DType| {
+        let ones = Tensor::from_slice(&vec![2.0f32; dims.iter().product()], dims).unwrap();
+        source.tensors.insert(key, ones.to_dtype(dtype).unwrap());
+    };
+    let width = table.get("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q").unwrap().inputs;
+    for (name, factors, alpha, decoration) in [
+        ("to_q", DType::F16, Some(DType::F16), None),
+        ("to_k", DType::F16, Some(DType::F32), None),
+        ("to_v", DType::BF16, None, None),
+        ("to_out_0", DType::F16, Some(DType::F16), Some(("diff_b", vec![width]))),
+    ] {
+        put(format!("{block}_{name}.lora_down.weight"), &[2, width], factors);
+        put(format!("{block}_{name}.lora_up.weight"), &[width, 2], factors);
+        if let Some(dtype) = alpha {
+            put(format!("{block}_{name}.alpha"), &[], dtype);
+        }
+        if let Some((part, dims)) = decoration {
+            put(format!("{block}_{name}.{part}"), &dims, DType::F32);
+        }
+    }
+    let read = |source: &MemorySource| {
+        read_source(&AdapterFile { source, path: None }, &table, ReadOptions::default()).unwrap().0
+    };
+    let write = |adapter: &Adapter, dialect: &str| {
+        let encoded = by_name(dialect).unwrap().write(adapter, &table, &WriteOptions::default()).unwrap();
+        let mut source = MemorySource { name: dialect.into(), ..MemorySource::default() };
+        source.tensors.extend(encoded.tensors);
+        source.metadata.extend(encoded.metadata);
+        source
+    };
+    let there = read(&source);
+    for (way, back) in
+        [("kohya", write(&there, "kohya")), ("peft", write(&read(&write(&there, "peft")), "kohya"))]
+    {
+        assert!(back.tensors.keys().eq(source.tensors.keys()), "{way}: {:?}", back.tensors.keys());
+        for (key, tensor) in &source.tensors {
+            let found = &back.tensors[key];
+            assert_eq!((tensor.dtype(), tensor.dims()), (found.dtype(), found.dims()), "{key} by {way}");
+            assert_eq!(tensor.bytes().unwrap(), found.bytes().unwrap(), "{key} by {way}");
+        }
+    }
+}
+
+/// Magnitudes are often f32 beside f16 factors: alpha follows the factors.
+#[test]
+fn alpha_has_the_type_of_the_factors_not_of_the_magnitude() {
+    let table = table("tiny-sd1");
+    let path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k";
+    let module = table.get(path).unwrap();
+    let (down, up) = LowRankFactors::shapes_for(module, 2);
+    let zeros = |dims: &[usize], dtype| Tensor::zeros(dtype, dims).unwrap();
+    let pair = LowRankFactors::new(path, zeros(&down, DType::F16), zeros(&up, DType::F16), 1.0).unwrap();
+    let lengths = zeros(&[module.outputs], DType::F32);
+    let magnitude = Magnitude::new(path, &lengths, Axis::Output).unwrap();
+    let factors = ModuleFactors::new(path, Some(Change::LowRank(pair)), None, Some(magnitude)).unwrap();
+    let mut adapter = Adapter::default();
+    adapter.modules.insert(path.into(), factors);
+    let kohya = by_name("kohya").unwrap();
+    for (asked, expected) in [(None, DType::F16), (Some(DType::BF16), DType::BF16)] {
+        let options = WriteOptions { dtype: asked, ..WriteOptions::default() };
+        let encoded = kohya.write(&adapter, &table, &options).unwrap();
+        let alpha = encoded.tensors.iter().find(|(key, _)| key.ends_with(".alpha")).unwrap();
+        assert_eq!(alpha.1.dtype(), expected, "asked for {asked:?}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use scumble_adapter::attach::{Strength, Towers, attach, fold};
 use scumble_adapter::dialect::{
     AdapterFile, MemorySource, ReadOptions, TokenPolicy, WriteOptions, by_name, read_source,
 };
+use scumble_adapter::names::Naming;
 use scumble_adapter::{
     Adapter, Change, HadamardFactors, KroneckerFactors, LowRankFactors, Magnitude, Module, ModuleFactors,
     ModuleTable, Tower, TuckerFactors,
@@ -313,6 +314,138 @@ fn sdxl_adapters_need_no_base() {
     let options = WriteOptions { tokens: TokenPolicy::Omit, ..WriteOptions::default() };
     let message = by_name("original").unwrap().write(&adapter, &table, &options).unwrap_err().to_string();
     assert!(message.contains("SDXL"), "{message}");
+}
+
+/// The UNet's modules have two names in kohya files of SDXL; a file keeps the one it has, whichever way it goes.
+#[test]
+fn sdxl_kohya_files_keep_their_names_by_every_way() {
+    let table = Architecture::Sdxl.table().unwrap();
+    let mut random = Random::new(10);
+    let mut adapter = Adapter::default();
+    let names = [
+        ("unet.conv_in", "input_blocks_0_0", "conv_in"),
+        ("unet.time_embedding.linear_1", "time_embed_0", "time_embedding_linear_1"),
+        ("unet.add_embedding.linear_2", "label_emb_0_2", "add_embedding_linear_2"),
+        (
+            "unet.down_blocks.0.resnets.1.conv1",
+            "input_blocks_2_0_in_layers_2",
+            "down_blocks_0_resnets_1_conv1",
+        ),
+        (
+            "unet.down_blocks.1.downsamplers.0.conv",
+            "input_blocks_6_0_op",
+            "down_blocks_1_downsamplers_0_conv",
+        ),
+        (
+            "unet.down_blocks.1.resnets.0.conv_shortcut",
+            "input_blocks_4_0_skip_connection",
+            "down_blocks_1_resnets_0_conv_shortcut",
+        ),
+        ("unet.mid_block.attentions.0.proj_in", "middle_block_1_proj_in", "mid_block_attentions_0_proj_in"),
+        (
+            "unet.up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj",
+            "output_blocks_5_1_transformer_blocks_1_ff_net_0_proj",
+            "up_blocks_1_attentions_2_transformer_blocks_1_ff_net_0_proj",
+        ),
+        ("unet.up_blocks.1.upsamplers.0.conv", "output_blocks_5_2_conv", "up_blocks_1_upsamplers_0_conv"),
+        (
+            "unet.up_blocks.2.resnets.0.time_emb_proj",
+            "output_blocks_6_0_emb_layers_1",
+            "up_blocks_2_resnets_0_time_emb_proj",
+        ),
+    ];
+    let text = "text_encoder_2.text_model.encoder.layers.0.mlp.fc2";
+    for path in names.iter().map(|(path, _, _)| *path).chain([text]) {
+        let module = table.get(path).unwrap();
+        let change = change(&mut random, Kind::LowRank, module, 2, DType::F16, 1.0);
+        adapter.modules.insert(path.into(), change.into());
+    }
+    for naming in [Naming::CompVis, Naming::Diffusers] {
+        let options = WriteOptions { naming: Some(naming), ..WriteOptions::default() };
+        let encoded = by_name("kohya").unwrap().write(&adapter, &table, &options).unwrap();
+        let mut written = MemorySource { name: naming.name().into(), ..MemorySource::default() };
+        written.tensors.extend(encoded.tensors);
+        written.metadata.extend(encoded.metadata);
+        for (path, comp_vis, diffusers) in names {
+            let (ours, other) = match naming {
+                Naming::CompVis => (comp_vis, diffusers),
+                Naming::Diffusers => (diffusers, comp_vis),
+            };
+            let key = |name: &str| format!("lora_unet_{name}.lora_down.weight");
+            assert!(written.tensors.contains_key(&key(ours)), "{path}: no {}", key(ours));
+            assert!(!written.tensors.contains_key(&key(other)), "{path}: {}", key(other));
+        }
+        assert!(written.tensors.contains_key("lora_te2_text_model_encoder_layers_0_mlp_fc2.alpha"));
+        // As others write it, without notes on its spelling.
+        written.metadata.remove("scumble_spelling");
+        let read = decode(&written, &table);
+        assert!(read.modules.keys().eq(adapter.modules.keys()), "{naming:?}");
+        let peft = encode(&read, &table, "peft");
+        let key = "unet.up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj.lora_A.weight";
+        assert!(
+            peft.tensors.contains_key(key) && peft.tensors.contains_key(&format!("{text}.lora_B.weight"))
+        );
+        for (way, back) in [
+            ("kohya", encode(&read, &table, "kohya")),
+            ("peft", encode(&decode(&peft, &table), &table, "kohya")),
+        ] {
+            assert!(bytes(&written) == bytes(&back), "{naming:?} by {way}");
+        }
+        // And from PEFT by kohya, whose names it does not touch.
+        let start = decode(&peft, &table);
+        let there = decode(&encode(&start, &table, "kohya"), &table);
+        assert!(bytes(&peft) == bytes(&encode(&there, &table, "peft")), "{naming:?}: peft by kohya");
+        // On request the names change, and nothing else.
+        let other = if naming == Naming::CompVis { Naming::Diffusers } else { Naming::CompVis };
+        let options = WriteOptions { naming: Some(other), ..WriteOptions::default() };
+        let renamed = by_name("kohya").unwrap().write(&read, &table, &options).unwrap();
+        let mut source = MemorySource { name: "renamed".into(), ..MemorySource::default() };
+        source.tensors.extend(renamed.tensors);
+        source.metadata.extend(renamed.metadata);
+        assert_ne!(bytes(&source), bytes(&written));
+        let again = decode(&source, &table);
+        for (path, factors) in &read.modules {
+            for ((part, a), (_, b)) in factors.tensors().iter().zip(again.modules[path].tensors()) {
+                assert_eq!(a.bytes().unwrap(), b.bytes().unwrap(), "{path} {part}");
+            }
+        }
+    }
+}
+
+/// PEFT multiplies the bias of `lora_B` with the scale, kohya's `diff_b` is the difference itself.
+#[test]
+fn the_bias_of_peft_is_the_difference_of_kohya() {
+    let table = table("tiny-sd1");
+    let path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0";
+    let module = table.get(path).unwrap();
+    let mut random = Random::new(12);
+    let (down, up) = LowRankFactors::shapes_for(module, 4);
+    let bias = random.tensor(&[module.outputs], DType::F32);
+    let mut peft = MemorySource { name: "peft".into(), ..MemorySource::default() };
+    peft.tensors.insert(format!("{path}.lora_A.weight"), random.tensor(&down, DType::F32));
+    peft.tensors.insert(format!("{path}.lora_B.weight"), random.tensor(&up, DType::F32));
+    peft.tensors.insert(format!("{path}.lora_B.bias"), bias.clone());
+    let config = serde_json::json!({ "unet.r": 4, "unet.lora_alpha": 2, "unet.lora_bias": true });
+    peft.metadata.insert("lora_adapter_metadata".into(), config.to_string());
+    let kohya = encode(&decode(&peft, &table), &table, "kohya");
+    let found = &kohya.tensors["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0.diff_b"];
+    let halves: Vec<f32> = bias.to_vec::<f32>().unwrap().into_iter().map(|value| value * 0.5).collect();
+    assert_eq!(found.to_vec::<f32>().unwrap(), halves);
+    let back = encode(&decode(&kohya, &table), &table, "peft");
+    assert!(bytes(&peft) == bytes(&back));
+    let config: serde_json::Value = serde_json::from_str(&back.metadata["lora_adapter_metadata"]).unwrap();
+    assert_eq!((&config["unet.lora_bias"], &config["unet.lora_alpha"]), (&true.into(), &2.into()));
+    // A third of a bias cannot be taken back; the dialect says so.
+    let config = serde_json::json!({ "unet.r": 4, "unet.lora_alpha": 4 });
+    peft.metadata.insert("lora_adapter_metadata".into(), config.to_string());
+    let mut adapter = decode(&peft, &table);
+    let bias = adapter.modules[path].bias().unwrap().clone();
+    let Some(Change::LowRank(pair)) = adapter.modules[path].change() else { unreachable!() };
+    let thrice = LowRankFactors::new(path, pair.down().clone(), pair.up().clone(), 12.0).unwrap();
+    let factors = ModuleFactors::new(path, Some(Change::LowRank(thrice)), Some(bias), None).unwrap();
+    adapter.modules.insert(path.into(), factors);
+    let message = by_name("peft").unwrap().write(&adapter, &table, &WriteOptions::default()).unwrap_err();
+    assert!(message.to_string().contains("without rounding"), "{message}");
 }
 
 struct Base {

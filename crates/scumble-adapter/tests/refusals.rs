@@ -52,6 +52,47 @@ fn damaged_pairs_are_named() {
     }
 }
 
+/// Changes of kinds that we do not apply: the key and the kind are named, and the module is not taken in part.
+#[test]
+fn kinds_that_are_not_supported_are_named() {
+    let tensor = |dims: &[usize]| Tensor::zeros(DType::F32, dims).unwrap();
+    for (kind, keys) in [
+        ("GLoRA is", &["a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"][..]),
+        ("OFT is", &["oft_blocks", "oft_diag", "rescale"]),
+        ("BOFT is", &["boft_blocks"]),
+        ("IA3 is", &["weight", "on_input"]),
+        ("a core for the small LoKr matrix is", &["lokr_t1"]),
+    ] {
+        for key in keys {
+            let key = format!("{FLAT}.{key}");
+            let source = changed("kohya.safetensors", |source| {
+                source.tensors.retain(|key, _| !key.starts_with(&format!("{FLAT}.")));
+                source.tensors.insert(format!("{FLAT}.alpha"), Tensor::scalar(1.0f32).unwrap());
+                source.tensors.insert(key.clone(), tensor(&[4, 4]));
+            });
+            let message = read(&source, false).unwrap_err().to_string();
+            let named = message.contains(&format!("`{key}`")) && message.contains(PATH);
+            assert!(named && message.contains(&format!("{kind} not supported")), "{message}");
+            let report = read(&source, true).unwrap();
+            assert_eq!((report.modules, report.misfits.len(), report.unmatched.len()), (155, 1, 0), "{key}");
+        }
+    }
+}
+
+/// OneTrainer's vectors that are added behind the text encoder: without them the token would be another.
+#[test]
+fn vectors_behind_the_text_encoder_are_named() {
+    for key in ["bundle_emb.<s1>.clip_l_out", "bundle_emb.<s1>.clip_g_out"] {
+        let source = changed("kohya.safetensors", |source| {
+            source.tensors.insert(key.into(), Tensor::zeros(DType::F32, &[1, 48]).unwrap());
+        });
+        let message = read(&source, false).unwrap_err().to_string();
+        assert!(message.contains(key) && message.contains("behind the text encoder"), "{message}");
+        let report = read(&source, true).unwrap();
+        assert_eq!((report.modules, report.tokens, report.misfits.len()), (156, 0, 1), "{key}");
+    }
+}
+
 /// Parts that have no meaning beside the others are named, never dropped.
 #[test]
 fn parts_that_would_be_lost_are_named() {

@@ -4,7 +4,11 @@
 
 mod common;
 
-use common::{Place, fail, fixture, run, tensors};
+use std::collections::BTreeMap;
+
+use common::{Place, fail, fixture, run, tensors, text};
+use scumble_model::files::{SafetensorsFile, TensorSource as _, write_safetensors};
+use scumble_tensor::{DType, Tensor};
 
 /// A pickled checkpoint becomes a folder and a safetensors file; both hold what the golden file of the same model holds.
 #[test]
@@ -33,6 +37,75 @@ fn an_adapter_keeps_its_factors_in_another_dialect() {
     convert(&kohya, "peft.safetensors", "peft");
     convert(&place.path("peft.safetensors"), "kohya.safetensors", "kohya");
     assert_eq!(tensors(&place.path("kohya.safetensors")), tensors(&kohya));
+}
+
+/// As the programs of 2022 want them: the original's lists with the files that belong to them, and embeddings.
+#[test]
+fn adapters_become_pickled_files_and_come_back() {
+    let place = Place::with(&[]);
+    let base = fixture("tiny-sd1").display().to_string();
+    let convert = |from: &std::path::Path, to: &str, arguments: &[&str]| {
+        let mut command = place.scumble();
+        command.arg("convert").arg(from).args([to, "--for", &base]).args(arguments);
+        command
+    };
+    let golden = fixture("lora/cloneofsimo.safetensors");
+    run(&mut convert(&golden, "old.pt", &["--to", "original"]));
+    assert_eq!(place.files(), ["old.pt", "old.text_encoder.pt", "old.ti.pt"]);
+    run(&mut convert(&place.path("old.pt"), "back.safetensors", &["--to", "original"]));
+    assert_eq!(tensors(&place.path("back.safetensors")), tensors(&golden));
+
+    let unet_only = ["--to", "original", "--tokens", "omit"];
+    std::fs::remove_file(place.path("old.pt")).unwrap();
+    let message = fail(&mut convert(&golden, "old.pt", &unet_only), 1);
+    assert!(message.contains("old.text_encoder.pt") && message.contains("--force"), "{message}");
+    let message =
+        fail(&mut convert(&golden, "old.pt", &["--to", "original", "--tokens", "omit", "--force"]), 1);
+    assert!(message.contains("old.ti.pt") && message.contains("another adapter"), "{message}");
+    run(&mut convert(&golden, "old.pt", &["--to", "original", "--force"]));
+
+    let embedding = ["--to", "a1111-embedding", "--token", "<s1>"];
+    run(&mut convert(&golden, "s1.pt", &embedding));
+    run(&mut convert(&place.path("s1.pt"), "learned_embeds.bin", &["--to", "diffusers-embedding"]));
+    run(&mut convert(&place.path("learned_embeds.bin"), "s1.safetensors", &["--to", "a1111-embedding"]));
+    run(&mut convert(&golden, "expected.safetensors", &embedding));
+    assert_eq!(tensors(&place.path("s1.safetensors")), tensors(&place.path("expected.safetensors")));
+
+    let kohya = fixture("lora/kohya.safetensors");
+    let said = text(&run(&mut convert(&kohya, "plain.pt", &["--to", "original"])).stderr);
+    assert!(said.contains("metadata is left out"), "{said}");
+    let message = fail(&mut convert(&golden, "kohya.pt", &["--to", "kohya", "--tokens", "omit"]), 2);
+    assert!(message.contains("kohya.pt") && message.contains(".safetensors"), "{message}");
+    let message = fail(&mut convert(&golden, "s1.bin", &embedding), 2);
+    assert!(message.contains("neither in .safetensors nor in .pt"), "{message}");
+}
+
+/// An alpha that no factor of its type can take up exactly: the warning says how much is lost.
+#[test]
+fn rounding_of_alpha_is_said_in_figures() {
+    let place = Place::with(&[]);
+    let base = fixture("tiny-sd1").display().to_string();
+    let kohya = fixture("lora/kohya.safetensors");
+    let said = |from: &std::path::Path, to: &str| {
+        let mut command = place.scumble();
+        command.arg("convert").arg(from).args([to, "--to", "original", "--for", &base]);
+        text(&run(&mut command).stderr)
+    };
+    let exact = said(&kohya, "exact.safetensors");
+    assert!(!exact.contains("rounds"), "{exact}");
+    let three_quarters = |key: String| {
+        let tensor = match key.ends_with(".alpha") {
+            true => Tensor::scalar(3.0f32),
+            false => SafetensorsFile::open(&kohya).unwrap().read(&key).unwrap().to_dtype(DType::BF16),
+        };
+        (key, tensor.unwrap())
+    };
+    let names = SafetensorsFile::open(&kohya).unwrap().names();
+    let changed: Vec<_> = names.into_iter().map(three_quarters).collect();
+    write_safetensors(&place.path("changed.safetensors"), &changed, &BTreeMap::new()).unwrap();
+    let rounded = said(&place.path("changed.safetensors"), "rounded.safetensors");
+    // Half a step of a bf16 is 2^-8 = 3.9e-3 of it.
+    assert!(rounded.contains("156 modules") && rounded.contains("e-3 of each"), "{rounded}");
 }
 
 /// `--force` replaces a model's folder; it must not remove the folder of somebody's pictures.

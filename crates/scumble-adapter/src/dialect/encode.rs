@@ -20,8 +20,18 @@ pub struct Encoded {
     pub tensors: Vec<(String, Tensor)>,
     /// The container's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// Modules whose alpha the dialect has no place for and whose factors were rounded when it was multiplied in.
-    pub rounded: usize,
+    /// What multiplying alphas into factors cost, in a dialect that has no place for them.
+    pub rounding: Rounding,
+}
+
+/// What was rounded because a dialect has no place for alpha.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rounding {
+    /// Modules whose factors are no longer exactly `alpha / rank` times what they were, or do not give them back.
+    pub modules: usize,
+    /// The most that a number of them is off, as a part of itself: half a step of its type (2^-11 of an f16, 2^-8 of a
+    /// bf16, 2^-24 of an f32), and up to 1 where it falls below f16's smallest normal number.
+    pub largest: f64,
 }
 
 impl Encoded {

@@ -5,7 +5,8 @@ use std::path::Path;
 use scumble_model::files::write_safetensors;
 
 use super::family::with_file;
-use super::{Dialect, LoadReport, ReadOptions, WriteOptions, read_as};
+use super::pickled::{self, is_pickled_name};
+use super::{Dialect, LoadReport, ReadOptions, Rounding, WriteOptions, read_as};
 use crate::adapter::Adapter;
 use crate::error::{AdapterError, Result};
 use crate::table::ModuleTable;
@@ -32,8 +33,11 @@ pub fn load_adapter(path: &Path, table: &ModuleTable, options: ReadOptions) -> R
     Ok(Loaded { adapter, report })
 }
 
-/// Writes an adapter as safetensors in a dialect, whole or not at all. Gives the number of modules that had to be rounded
-/// because the dialect has no place for their alpha.
+/// Writes an adapter in a dialect: as safetensors, or where the name ends as torch's files do (`.pt`, `.bin`) in the
+/// dialect's pickled form, if it has one. Each file is written whole or not at all. Gives the number of modules that had
+/// to be rounded because the dialect has no place for their alpha.
+///
+/// A pickled form keeps no metadata. The original's has up to three files: see [`super::companions`].
 pub fn save_adapter(
     path: &Path,
     adapter: &Adapter,
@@ -41,7 +45,21 @@ pub fn save_adapter(
     dialect: &dyn Dialect,
     options: &WriteOptions,
 ) -> Result<usize> {
+    save_and_measure(path, adapter, table, dialect, options).map(|rounding| rounding.modules)
+}
+
+/// As [`save_adapter`], and says how far the rounded numbers are off.
+pub fn save_and_measure(
+    path: &Path,
+    adapter: &Adapter,
+    table: &ModuleTable,
+    dialect: &dyn Dialect,
+    options: &WriteOptions,
+) -> Result<Rounding> {
     let encoded = dialect.write(adapter, table, options)?;
-    write_safetensors(path, &encoded.tensors, &encoded.metadata)?;
-    Ok(encoded.rounded)
+    match is_pickled_name(path) {
+        true => pickled::save(path, &encoded, table, dialect)?,
+        false => write_safetensors(path, &encoded.tensors, &encoded.metadata)?,
+    }
+    Ok(encoded.rounding)
 }

@@ -2,13 +2,14 @@
 //!
 //! Dividing gives the same bytes back only where nothing was rounded (scales that are powers of two, as `1/2` and `1/4`
 //! are). Only there is the alpha noted, so that a file read back is either exactly what it was or plainly at scale 1.
+//! Whatever is rounded is counted and measured, see [`Rounding`].
 
-use scumble_tensor::DType;
+use scumble_tensor::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::assemble::multiplied;
 use super::spelling::Spelling;
-use super::{Encoded, WriteOptions};
+use super::{Encoded, Rounding, WriteOptions};
 use crate::adapter::{Adapter, LowRankFactors};
 use crate::error::{AdapterError, Result};
 
@@ -20,7 +21,7 @@ const NOTE_FILLED: &str = "filled";
 pub(super) struct Folded {
     alphas: Map<String, Value>,
     filled: Vec<String>,
-    rounded: usize,
+    rounding: Rounding,
 }
 
 impl Folded {
@@ -46,12 +47,15 @@ impl Folded {
         let folded = LowRankFactors::new(path, factors.down().clone(), up, factors.rank() as f32)?;
         let dtype = options.type_of(factors.up());
         let wanted = factors.up().to_dtype(dtype)?;
-        let back = unfold(&folded.to_dtype(dtype)?, factors.alpha());
-        if back.is_ok_and(|back| back.up().bytes().ok() == wanted.bytes().ok()) {
+        let stored = folded.to_dtype(dtype)?;
+        let back = unfold(&stored, factors.alpha());
+        let comes_back = back.is_ok_and(|back| back.up().bytes().ok() == wanted.bytes().ok());
+        if comes_back {
             self.alphas.insert(path.to_owned(), json!(factors.alpha()));
-        } else {
-            self.rounded += 1;
         }
+        let off = largest_rounding(&wanted, stored.up(), factors.alpha(), factors.rank())?;
+        self.rounding.modules += usize::from(off > 0.0 || !comes_back);
+        self.rounding.largest = self.rounding.largest.max(off);
         Ok(folded)
     }
 
@@ -60,9 +64,9 @@ impl Folded {
         self.filled.push(path.to_owned());
     }
 
-    /// Puts the notes into the file's metadata, and says how many modules were rounded.
+    /// Puts the notes into the file's metadata, and says what was rounded.
     pub fn store(self, encoded: &mut Encoded) {
-        encoded.rounded = self.rounded;
+        encoded.rounding = self.rounding;
         let mut spelling = Spelling::of(&encoded.metadata);
         spelling.forget(NOTE_ALPHAS);
         spelling.forget(NOTE_FILLED);
@@ -74,6 +78,18 @@ impl Folded {
         }
         spelling.store(&mut encoded.metadata);
     }
+}
+
+/// How far `stored` is from `alpha / rank` times `up` at most, as a part of it. Both sides are multiplied with the rank:
+/// in f64 neither product of two f32 is rounded, so that what is exact measures 0.
+fn largest_rounding(up: &Tensor, stored: &Tensor, alpha: f32, rank: usize) -> Result<f64> {
+    let off = |(up, stored): (f64, f64)| {
+        let exact = up * f64::from(alpha);
+        ((stored * rank as f64 - exact) / exact).abs()
+    };
+    let numbers = up.to_vec::<f64>()?.into_iter().zip(stored.to_vec::<f64>()?);
+    // Zeros are exact; what is not finite is refused elsewhere.
+    Ok(numbers.map(off).filter(|off| off.is_finite()).fold(0.0, f64::max))
 }
 
 /// `up / (alpha / r)` with that alpha.
@@ -119,22 +135,35 @@ pub(super) fn restore(adapter: &mut Adapter, spelling: &mut Spelling) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use scumble_tensor::Tensor;
-
     use super::*;
 
     #[test]
-    fn what_cannot_be_taken_out_again_is_counted() {
-        let factors = |alpha| {
-            let up = Tensor::from_slice(&[0.1f32, 0.7, -1.3, 2.9], &[2, 2]).unwrap();
-            LowRankFactors::new("m", up.clone(), up, alpha).unwrap()
-        };
-        for (alpha, expected) in [(2.0, 0), (1.0, 0), (0.6, 1)] {
+    fn what_is_rounded_is_counted_and_measured() {
+        let numbers = [0.1f32, 0.7, -1.3, 2.9];
+        let rounding = |numbers: &[f32], alpha, dtype| {
+            let up = Tensor::from_slice(numbers, &[2, 2]).unwrap().to_dtype(dtype).unwrap();
+            let factors = LowRankFactors::new("m", up.clone(), up, alpha).unwrap();
             let (mut folded, mut encoded) = (Folded::default(), Encoded::default());
-            folded.fold("m", &factors(alpha), &WriteOptions::default()).unwrap();
+            folded.fold("m", &factors, &WriteOptions::default()).unwrap();
             folded.store(&mut encoded);
-            assert_eq!(encoded.rounded, expected, "alpha {alpha}");
+            (encoded.rounding.modules, encoded.rounding.largest)
+        };
+        // Half a step of the type, and no less than a hundredth of that.
+        for (dtype, half_step) in
+            [(DType::F32, 2f64.powi(-24)), (DType::F16, 2f64.powi(-11)), (DType::BF16, 2f64.powi(-8))]
+        {
+            for alpha in [2.0, 1.0, 0.5, 4.0] {
+                assert_eq!(rounding(&numbers, alpha, dtype), (0, 0.0), "alpha {alpha} in {dtype}");
+            }
+            let (modules, largest) = rounding(&numbers, 0.6, dtype);
+            assert_eq!(modules, 1, "{dtype}");
+            // The scale itself is an f32, which adds half a step of one.
+            let most = half_step + 2f64.powi(-23);
+            assert!((half_step / 100.0..=most).contains(&largest), "{dtype}: {largest:e}");
         }
+        // 2^-24 is f16's smallest number: a quarter of it is nothing.
+        let (modules, largest) = rounding(&[2f32.powi(-24), 1.0, 1.0, 1.0], 0.5, DType::F16);
+        assert_eq!((modules, largest), (1, 1.0));
     }
 
     /// 30000 * 3 is no f16 number, but an f32 one; and 0.1 in f16 times 3 is not rounded to f16 on the way.

@@ -11,8 +11,11 @@
 //! The scale is `alpha / r` with a 0-D `alpha`; a missing alpha means `r`. Learned tokens may be bundled as
 //! `bundle_emb.<token>.string_to_param.*`, for SDXL `.clip_l` and `.clip_g`. Metadata: see [`super::kohya_metadata`].
 
+use std::collections::BTreeMap;
+
 use scumble_model::files::TensorSource;
 use scumble_tensor::{DType, Tensor};
+use serde_json::Value;
 
 use super::encode::{Encoded, hashes};
 use super::kohya_metadata::describe;
@@ -60,7 +63,7 @@ const PARTS: [(&str, Part); 26] = [
 ];
 
 /// Suffixes of families that change a module in a way we do not apply, and what they are.
-const UNSUPPORTED: [(&str, &str); 9] = [
+const UNSUPPORTED: [(&str, &str); 11] = [
     ("lokr_t1", "a core for the small LoKr matrix is not supported; no known program writes one"),
     ("oft_", "OFT is not supported"),
     ("boft_", "BOFT is not supported"),
@@ -69,7 +72,9 @@ const UNSUPPORTED: [(&str, &str); 9] = [
     ("a2.weight", "GLoRA is not supported"),
     ("b1.weight", "GLoRA is not supported"),
     ("b2.weight", "GLoRA is not supported"),
+    ("bm.weight", "GLoRA is not supported"),
     ("on_input", "IA3 is not supported"),
+    ("weight", "IA3 is not supported"),
 ];
 
 const NOTE_NAMES: &str = "kohya_names";
@@ -165,7 +170,7 @@ impl Dialect for Kohya {
             .into_iter()
             .find(|naming| spelling.text(NOTE_NAMES) == Some(naming.name()));
         let naming = options.naming.or(noted).unwrap_or_else(|| Naming::usual(table));
-        let alpha_type = spelling.text(NOTE_ALPHA).map(str::to_owned);
+        let alpha_notes = spelling.get(NOTE_ALPHA).cloned();
         spelling.forget(NOTE_NAMES);
         spelling.forget(NOTE_ALPHA);
         let mut encoded = Encoded { metadata: adapter.metadata.clone(), ..Encoded::default() };
@@ -176,11 +181,9 @@ impl Dialect for Kohya {
             for (suffix, tensor) in stored(factors, module)? {
                 encoded.factor(format!("{name}.{suffix}"), path, &tensor, options.type_of(&tensor))?;
             }
-            if let Some(alpha) = factors.change().and_then(Change::alpha) {
-                let factor_type = encoded.tensors.last().map_or(DType::F32, |(_, tensor)| tensor.dtype());
-                if let Some(tensor) = alpha_tensor(alpha, factor_type, alpha_type.as_deref(), factors)? {
-                    encoded.tensors.push((format!("{name}.alpha"), tensor));
-                }
+            let note = alpha_notes.as_ref().and_then(|notes| note_of(notes, path));
+            if let Some(tensor) = alpha_tensor(factors, note, options)? {
+                encoded.tensors.push((format!("{name}.alpha"), tensor));
             }
         }
         write_tokens(self.name(), adapter, options, &mut encoded)?;
@@ -194,37 +197,61 @@ impl Dialect for Kohya {
     }
 }
 
-/// How a file's alphas differ from what is written by default, which is one in the factors' type for each module.
-fn alpha_note(file: &AdapterFile<'_>, placement: &Placement) -> Option<String> {
-    let of_part = |wanted: Part| {
-        placement.places.iter().filter_map(move |(key, place)| match place {
-            Place::Factor(_, part) if *part == wanted => file.source.info(key).map(|info| info.dtype),
-            _ => None,
+/// How a file's alphas differ from what is written by default, which is one in the type of the first factor for each
+/// module: one word if all of them differ alike, else a word by path for those that do.
+fn alpha_note(file: &AdapterFile<'_>, placement: &Placement) -> Option<Value> {
+    let mut modules: BTreeMap<&str, BTreeMap<Part, DType>> = BTreeMap::new();
+    for (key, place) in &placement.places {
+        if let (Place::Factor(path, part), Some(info)) = (place, file.source.info(key)) {
+            modules.entry(path).or_default().insert(*part, info.dtype);
+        }
+    }
+    // As `Change::tensors` lists them.
+    let first = [Part::Down, Part::Hada1(Side::A), Part::Lokr1(Side::Whole), Part::Lokr1(Side::A)];
+    let words: Vec<(&str, Option<String>)> = modules
+        .into_iter()
+        .filter_map(|(path, types)| {
+            let usual = first.iter().find_map(|part| types.get(part))?;
+            Some(match types.get(&Part::Alpha) {
+                None => (path, Some("none".to_owned())),
+                Some(alpha) => (path, (alpha != usual).then(|| alpha.to_string())),
+            })
         })
-    };
-    let factors = [Part::Up, Part::Hada1(Side::A), Part::Lokr1(Side::Whole), Part::Lokr1(Side::A)];
-    let factor = factors.into_iter().find_map(|part| of_part(part).next())?;
-    match of_part(Part::Alpha).next() {
-        None => Some("none".into()),
-        Some(alpha) if alpha != factor => Some(alpha.to_string()),
-        Some(_) => None,
+        .collect();
+    let (_, common) = words.first()?;
+    if words.iter().all(|(_, word)| word == common) {
+        return common.clone().map(Value::from);
+    }
+    let differing = words.into_iter().filter_map(|(path, word)| Some((path.to_owned(), word?.into())));
+    Some(Value::Object(differing.collect()))
+}
+
+/// The word for one module.
+fn note_of<'n>(notes: &'n Value, path: &str) -> Option<&'n str> {
+    match notes {
+        Value::Object(by_path) => by_path.get(path)?.as_str(),
+        for_all => for_all.as_str(),
     }
 }
 
-/// Alpha in the factors' type where that type holds it, as kohya's own writer does, or as the note says.
+/// Alpha in the type of the change's first factor where that type holds it, as kohya's own writer does, or as the note
+/// says. Neither magnitude nor bias has a say: they are often kept in another type.
 fn alpha_tensor(
-    alpha: f32,
-    factor: DType,
-    note: Option<&str>,
     factors: &ModuleFactors,
+    note: Option<&str>,
+    options: &WriteOptions,
 ) -> Result<Option<Tensor>> {
+    let Some(change) = factors.change() else { return Ok(None) };
+    let (Some(alpha), Some((_, first))) = (change.alpha(), change.tensors().first().copied()) else {
+        return Ok(None);
+    };
     if note == Some("none") && factors.rank().is_none_or(|rank| alpha == rank as f32) {
         return Ok(None);
     }
     let named = [DType::F16, DType::BF16, DType::F32, DType::F64];
-    let wanted = named.into_iter().find(|dtype| note == Some(dtype.to_string().as_str())).unwrap_or(factor);
+    let noted = named.into_iter().find(|dtype| note == Some(dtype.to_string().as_str()));
     let exact = Tensor::scalar(alpha)?;
-    let stored = exact.to_dtype(wanted)?;
+    let stored = exact.to_dtype(noted.unwrap_or_else(|| options.type_of(first)))?;
     Ok(Some(if stored.item::<f32>()? == alpha { stored } else { exact }))
 }
 

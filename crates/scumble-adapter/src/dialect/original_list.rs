@@ -14,8 +14,10 @@ use super::original::{EMBED, fits_tower};
 use crate::error::{AdapterError, Result};
 use crate::table::{ModuleTable, Tower};
 
-const TEXT_ENDING: &str = ".text_encoder.pt";
-const TOKEN_ENDING: &str = ".ti.pt";
+/// The text encoder's list.
+pub(super) const TEXT_ENDING: &str = ".text_encoder.pt";
+/// The learned tokens.
+pub(super) const TOKEN_ENDING: &str = ".ti.pt";
 
 /// The lists of an adapter under numbered names.
 pub(super) struct Lists {
@@ -40,7 +42,7 @@ fn list_length(source: &dyn TensorSource) -> Option<usize> {
     counted.then_some(positions.len())
 }
 
-fn ends_with(path: &Path, ending: &str) -> bool {
+pub(super) fn ends_with(path: &Path, ending: &str) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(ending))
 }
 
@@ -106,7 +108,7 @@ impl Lists {
 }
 
 /// List position -> the name it has in numbered files: up first.
-fn numbered_name(tower: Tower, position: usize) -> String {
+pub(super) fn numbered_name(tower: Tower, position: usize) -> String {
     let part = if position.is_multiple_of(2) { "up" } else { "down" };
     format!("{}:{}:{part}", tower.prefix(), position / 2)
 }

@@ -3,16 +3,18 @@
 //! [`inspect`] never refuses a file for what is in it, as loading does: numbers that are not finite and tensors without
 //! a place are what people want to be told about. Only what is no file of weights at all is an error.
 //!
-//! ```no_run
+//! ```
 //! use scumble_adapter::inspect::{Content, InspectOptions, inspect};
 //!
-//! let found = inspect("cat.safetensors".as_ref(), &InspectOptions::default())?;
-//! if let Content::Adapter(adapter) = &found.content {
-//!     for block in &adapter.blocks {
-//!         println!("{:24} {:?}", block.block, block.norm);
-//!     }
+//! # let cat = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lora/kohya.safetensors");
+//! let found = inspect(&cat, &InspectOptions::default())?;
+//! let Content::Adapter(adapter) = &found.content else { return Err("no adapter".into()) };
+//! assert_eq!((adapter.dialect, adapter.modules.len()), ("kohya", 156));
+//! for block in &adapter.blocks {
+//!     println!("{:24} {:?}", block.block, block.norm);
 //! }
-//! # Ok::<(), scumble_adapter::AdapterError>(())
+//! assert!(adapter.complete && adapter.not_finite.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod adapter;

@@ -80,14 +80,15 @@ fn untrained_outputs(clues: &Clues<'_>) -> Option<String> {
     })
 }
 
-/// Extraction by the original tool limits both factors of a module to one quantile.
+/// Extraction by the original tool limits both factors of a module at one quantile of all their numbers. Where the
+/// factors are of unlike size, as `U S` and `V` mostly are, only the larger one shows it.
 fn limited(clues: &Clues<'_>) -> Option<String> {
     let pairs = clues.modules.iter().filter(|module| module.kind == "LoRA").count();
-    let alike = clues.modules.iter().filter(|module| module.limited_alike).count();
-    (alike >= 8 && 2 * alike > pairs).then(|| {
+    let limited = clues.modules.iter().filter(|module| module.limited).count();
+    (limited >= 8 && 2 * limited > pairs).then(|| {
         format!(
-            "in {alike} of {pairs} modules both factors end at one and the same magnitude: made from a tuned model by \
-             SVD with a limit at a quantile (lora_distill)"
+            "in {limited} of {pairs} modules many numbers have one and the same largest magnitude: made from a tuned model \
+             by SVD with a limit at a quantile (lora_distill)"
         )
     })
 }

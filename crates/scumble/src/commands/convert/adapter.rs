@@ -3,7 +3,10 @@
 use clap::{Args, ValueEnum};
 use scumble_adapter::ModuleTable;
 use scumble_adapter::dialect::family::guess_family;
-use scumble_adapter::dialect::{Loaded, ReadOptions, WriteOptions, load_adapter, save_adapter};
+use scumble_adapter::dialect::{
+    Dialect, Loaded, ReadOptions, Rounding, WriteOptions, companions, is_pickled_name, load_adapter,
+    pickled_ending, save_and_measure,
+};
 use scumble_adapter::names::Naming;
 use scumble_adapter::positional::Generation;
 
@@ -79,7 +82,7 @@ pub enum OrderChoice {
 pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     let to = args.to.as_deref().ok_or_else(|| Failure::usage("adapters need a dialect: pass --to"))?;
     let dialect = adapter_files::dialect(Some(to), &[])?;
-    check_target(args)?;
+    check_target(args, dialect)?;
     let (mut loaded, table) = load(args)?;
     if !loaded.report.is_complete() {
         context.terminal.warning(&format!("{}: {}", args.input.display(), loaded.report));
@@ -102,9 +105,15 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
             NamesChoice::Compvis => Naming::CompVis,
         }),
     };
-    let rounded = save_adapter(&args.output, &loaded.adapter, &table, dialect, &options)?;
-    adapter_files::tell_rounded(context, dialect, rounded);
+    let rounding = save_and_measure(&args.output, &loaded.adapter, &table, dialect, &options)?;
+    tell_rounding(context, dialect, rounding);
     let adapter = &loaded.adapter;
+    if is_pickled_name(&args.output) && !adapter.metadata.is_empty() {
+        context.terminal.status(&format!(
+            "its metadata is left out: {} has no place for it",
+            pickled_ending(dialect).unwrap_or_default()
+        ));
+    }
     context.terminal.status(&format!(
         "{} -> {}: {} modules, {} tokens",
         loaded.report.dialect,
@@ -116,14 +125,42 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     Ok(Outcome::Done)
 }
 
-/// Adapters are written as safetensors; a name that promises something else would mislead every reader.
-fn check_target(args: &ConvertArgs) -> Result<()> {
-    let out = &args.output;
-    if out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
-        return Ok(());
+/// Warns of factors that took up an alpha and were rounded by it, and says how far.
+fn tell_rounding(context: &Context, dialect: &dyn Dialect, rounding: Rounding) {
+    let Rounding { modules, largest } = rounding;
+    if modules > 0 {
+        context.terminal.warning(&format!(
+            "{} has no place for alpha: it was multiplied into the factors of {modules} modules, which rounds their \
+             numbers by up to {largest:.1e} of each; kohya and peft keep it as it is",
+            dialect.name()
+        ));
     }
-    Err(Failure::usage(format!("`{}` does not end in .safetensors", out.display()))
-        .hint("adapters and embeddings are written as safetensors; all of their readers take it"))
+}
+
+/// A name that promises another container than the dialect's would mislead every reader.
+fn check_target(args: &ConvertArgs, dialect: &dyn Dialect) -> Result<()> {
+    let out = &args.output;
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let is_safetensors = out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"));
+    let pickled = pickled_ending(dialect);
+    if !is_safetensors && !pickled.is_some_and(|ending| name.ends_with(ending)) {
+        let failure = match pickled {
+            Some(ending) => format!("`{}` ends neither in .safetensors nor in {ending}", out.display()),
+            None => format!("`{}` does not end in .safetensors", out.display()),
+        };
+        return Err(Failure::usage(failure).hint(
+            "all readers of adapters take safetensors; original and a1111-embedding can also be .pt, \
+             diffusers-embedding .bin",
+        ));
+    }
+    let there = companions(out, dialect).into_iter().find(|file| file.exists());
+    match there {
+        Some(file) if !args.force => {
+            Err(Failure::new(format!("`{}`, which goes with it, is already there", file.display()))
+                .hint("choose another name, or pass --force to replace it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// For the base named, or for the family that the file's tensors agree with.
