@@ -170,7 +170,8 @@ fn recipes_that_can_not_be_are_refused_by_name() {
 #[test]
 fn the_bundled_recipes_are_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/embedded");
-    let files = ["1-autoencoder", "2-autoencoder-colours", "3-contrastive", "4-diffusion", "5-diffusion-longer"];
+    let files =
+        ["1-autoencoder", "2-autoencoder-colours", "3-contrastive", "4-diffusion", "5-diffusion-longer"];
     let names =
         files.map(|name| Recipe::read(&folder.join(format!("{name}.toml"))).unwrap().name().to_owned());
     assert_eq!(names, ["autoencoder", "autoencoder-colours", "contrastive", "diffusion", "diffusion-longer"]);

@@ -80,8 +80,8 @@ fn each_option_changes_what_is_read() {
     assert_eq!((sizes(&[]), sizes(&["--buckets"])), ([64, 64], [80, 48]));
     // A text that no picture could take.
     for captions in ["file-name", "text"] {
-        let said = fail(&mut check(&["--prompt", "a dog", "--captions", captions]), 2);
-        let words = ["--prompt has no effect", captions, "hint:"];
+        let said = fail(&mut check(&["--prompt", "a dog", "--captions", captions]), 1);
+        let words = ["`data.prompt`", captions, "hint:"];
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
     // The sheet goes where it is told to.

@@ -298,6 +298,7 @@ fn what_is_typed_wins_over_environment_over_run_file_over_defaults() {
 #[test]
 fn every_option_reaches_its_setting() {
     let place = Place::new();
+    std::fs::copy(place.path("pictures/plain.png"), place.path("pictures/plain.mask.png")).unwrap();
     let (text, new): (&[&str], &[&str]) = (&["--text-encoder"], &["--token", "<s>"]);
     let tags: &[&str] = &["--shuffle-tags"];
     // What is typed, what it needs beside it, the setting and its value.

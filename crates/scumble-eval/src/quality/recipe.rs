@@ -28,7 +28,7 @@ pub struct Rates {
 
 impl Default for Rates {
     fn default() -> Self {
-        Self { lora: 2e-3, text: 5e-4, tokens: 5e-3, full: 2e-4 }
+        Self { lora: 5e-4, text: 5e-4, tokens: 5e-3, full: 5e-5 }
     }
 }
 

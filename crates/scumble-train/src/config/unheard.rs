@@ -209,8 +209,7 @@ const PAINTING: &[&str] = &[
 ];
 
 fn table(config: &TrainConfig) -> Result<Table> {
-    toml::from_str(&config.to_toml()?)
-        .map_err(|error| crate::error::TrainError::Toml { message: error.to_string() })
+    toml::from_str(&config.to_toml()?).map_err(|error| TrainError::Toml { message: error.to_string() })
 }
 
 fn at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {

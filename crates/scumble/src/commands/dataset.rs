@@ -163,19 +163,7 @@ impl Reading {
             config.base.model = "none".to_owned();
         }
         config.check()?;
-        self.check_prompt(config.data.captions)?;
         Ok(config)
-    }
-
-    /// Errors on a text for pictures that bring none where it would never be looked at.
-    fn check_prompt(&self, captions: CaptionSource) -> Result<()> {
-        let is_read = matches!(captions, CaptionSource::Auto | CaptionSource::Prompt);
-        if self.prompt.is_none() || is_read {
-            return Ok(());
-        }
-        Err(Failure::usage(format!("--prompt has no effect with --captions {captions}")).hint(
-            "use --captions auto for pictures without a text file, --captions prompt for all, or leave --prompt out",
-        ))
     }
 }
 

@@ -47,7 +47,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value = "8")]
     rank: std::num::NonZeroUsize,
     /// Learning rate of the adapter on the UNet
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    #[arg(long, value_name = "RATE", default_value_t = 7e-4)]
     lr: f64,
     /// Where the noise of the paintings starts
     #[arg(long, value_name = "N", default_value_t = 0)]
