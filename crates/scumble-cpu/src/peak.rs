@@ -62,6 +62,10 @@ const TILE_STEPS: usize = 10;
 /// Rounds of [`BusyTiles`]: some 10 ms on a unit, much longer in the emulation, which runs fewer.
 const TILE_ROUNDS: usize = 20_000;
 
+/// Numbers that begin with a line of the cache.
+#[repr(align(64))]
+struct Lines<E, const N: usize>([E; N]);
+
 /// Multiplies the same strips again and again; gives the operations done.
 struct BusyTiles {
     rounds: usize,
@@ -71,9 +75,10 @@ impl TileKernel for BusyTiles {
     type Output = f64;
     #[inline(always)]
     fn run<S: Simd, U: TileUnit>(self, _: S, unit: U) -> f64 {
-        let operand = vec![bf16::ONE; 2 * TILE_STEPS * TILE];
-        let other = operand.clone();
-        let mut sums = [0.0f32; 4 * SUMS];
+        // Rows of tiles that lie across lines of the cache are read at a third of the rate.
+        let operands = [Lines([bf16::ONE; 2 * TILE_STEPS * TILE]), Lines([bf16::ONE; 2 * TILE_STEPS * TILE])];
+        let [Lines(operand), Lines(other)] = &operands;
+        let mut sums = Lines([0.0f32; 4 * SUMS]);
         for _ in 0..self.rounds {
             let at = Strips {
                 a: operand.as_ptr(),
@@ -81,7 +86,7 @@ impl TileKernel for BusyTiles {
                 b: other.as_ptr(),
                 b_strip: TILE_STEPS * TILE,
                 steps: TILE_STEPS,
-                c: sums.as_mut_ptr(),
+                c: sums.0.as_mut_ptr(),
                 c_row: 2 * SUMS,
                 c_column: SUMS,
                 begins: true,
@@ -89,7 +94,7 @@ impl TileKernel for BusyTiles {
             // SAFETY: two strips of each operand and four tiles of sums; the unit was made ready for this kernel.
             unsafe { unit.block(2, 2, &at) };
         }
-        std::hint::black_box(sums);
+        std::hint::black_box(sums.0);
         (self.rounds * TILE_STEPS * 4 * 2 * SUMS * DEPTH) as f64
     }
 }

@@ -79,7 +79,8 @@ impl Tier {
         use crate::tiles::{amx::Amx, dot::Dot};
         static AMX: OnceLock<Trial> = OnceLock::new();
         static DOT: OnceLock<Trial> = OnceLock::new();
-        if !Tier::Avx512.is_available() {
+        // Kernels for either unit round with AVX512-BF16.
+        if !Tier::Avx512.is_available() || !is_x86_feature_detected!("avx512bf16") {
             return Trial::Absent;
         }
         match self {

@@ -35,7 +35,7 @@ fn peers_that_fail_or_print_something_else_are_errors() {
     let error = fail(&mut compare("echo done", &["vae"]), 1);
     assert!(error.contains("`done`"), "{error}");
     let error = fail(&mut compare("echo '{}'", &["ops"]), 2);
-    assert!(error.contains("step, generate or vae"), "{error}");
+    assert!(error.contains("step, text, generate or vae"), "{error}");
     fail(scumble().args(["bench", "compare", "--peer", "true"]), 2);
 }
 

@@ -121,7 +121,7 @@ fn every_verb_tells_its_options() {
     for probe in probes {
         mentions(&["probe", probe], &["--out"]);
     }
-    mentions(&["bench"], &["step", "ops", "generate", "vae", "compare"]);
+    mentions(&["bench"], &["step", "text", "ops", "generate", "vae", "compare"]);
     mentions(
         &["bench", "step"],
         &["--arch", "--precision", "--full", "--rank", "--batch", "--latent", "--json"],

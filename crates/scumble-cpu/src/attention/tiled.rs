@@ -14,7 +14,7 @@ use crate::tiles::pack::{Pack, Side, tile_blocks};
 use crate::tiles::{DEPTH, SIDE, TILE};
 
 /// Queries or keys of a tile pair's side: a whole number of strips and of tiles' depths.
-pub(super) const PANEL: usize = 64;
+pub(super) const PANEL: usize = 128;
 /// Strips of a panel.
 pub(super) const PANEL_STRIPS: usize = PANEL / SIDE;
 

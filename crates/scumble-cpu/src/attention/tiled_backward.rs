@@ -28,10 +28,13 @@ use crate::gemm::operand::Operand;
 use crate::gemm::tiled_task::turn_tile;
 use crate::operands::floats_of;
 use crate::pool::SharedMut;
-use crate::simd::math::{MASKED, exp2};
+use crate::simd::math::{MASKED, exp2_for_bf16};
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side, tile_blocks};
 use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit, Unit};
+
+/// Fewest keys of a range, but for the only one: each range has a part of the queries' gradient to write and to add.
+const RANGE_KEYS: usize = 4 * PANEL;
 
 /// What all tasks read.
 struct Problem {
@@ -101,7 +104,7 @@ pub(super) fn attention_grad(
     };
     let empty = |wanted: bool, like: &Tensor| if wanted { zeros(like).map(Some) } else { Ok(None) };
     let (mut d_k, mut d_v) = (empty(wanted[1], k)?, empty(wanted[2], v)?);
-    let ranges = FEWEST_TASKS.div_ceil(s.batch_heads().max(1)).clamp(1, s.keys.div_ceil(PANEL).max(1));
+    let ranges = FEWEST_TASKS.div_ceil(s.batch_heads().max(1)).clamp(1, s.keys.div_ceil(RANGE_KEYS).max(1));
     let part = if wanted[0] { padded * s.width.next_multiple_of(SIDE) } else { 0 };
     let mut parts = Scratch::new(1, s.batch_heads() * ranges * part)?;
     run_tasks(engine, unit, &problem, ranges, parts.all(), [&mut d_k, &mut d_v])?;
@@ -199,28 +202,53 @@ fn run_tasks(
     Ok(())
 }
 
-/// Adds the ranges' parts in order, times the scale, into the queries' layout. Parts are tiles `[query][d]`.
+/// Adds the ranges' parts in order, times the scale, into the queries' layout.
 fn add_parts(engine: &Engine, problem: &Problem, ranges: usize, parts: &[f32], q: &Tensor) -> Result<Tensor> {
-    let s = problem.s;
-    let (model, width_strips) = (s.heads * s.width, s.width.div_ceil(SIDE));
-    let part = problem.padded * width_strips * SIDE;
+    const LINES: usize = 16;
+    let model = problem.s.heads * problem.s.width;
     Tensor::build(q.dims(), |d_q: &mut [bf16]| {
-        engine.pool.run_pieces(d_q, 16 * model, |piece, d_q| {
-            for (index, to) in d_q.chunks_exact_mut(s.width).enumerate() {
-                let (line, head) = (piece * 16 + index / s.heads, index % s.heads);
-                let (batch, query) = (line / s.queries, line % s.queries);
-                let task = (batch * s.heads + head) * ranges;
+        engine.pool.run_pieces(d_q, LINES * model, |piece, d_q| {
+            engine.tier.run(AddParts { problem, ranges, parts, first: piece * LINES, d_q });
+        });
+    })
+}
+
+/// [`add_parts`] for some lines from `first` on. Parts are tiles `[query][d]`.
+struct AddParts<'a> {
+    problem: &'a Problem,
+    ranges: usize,
+    parts: &'a [f32],
+    first: usize,
+    d_q: &'a mut [bf16],
+}
+
+impl Kernel for AddParts<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let sizes = self.problem.s;
+        let width_strips = sizes.width.div_ceil(SIDE);
+        let part = self.problem.padded * width_strips * SIDE;
+        let scale = s.splat(self.problem.scale);
+        for (index, to) in self.d_q.chunks_exact_mut(sizes.heads * sizes.width).enumerate() {
+            let line = self.first + index;
+            let (batch, query) = (line / sizes.queries, line % sizes.queries);
+            for (head, to) in to.chunks_exact_mut(sizes.width).enumerate() {
+                let first = (batch * sizes.heads + head) * self.ranges * part;
                 for (strip, to) in to.chunks_mut(SIDE).enumerate() {
-                    let at = (query / SIDE * width_strips + strip) * SUMS + query % SIDE * SIDE;
-                    for (d, to) in to.iter_mut().enumerate() {
-                        let of = |range: usize| parts[(task + range) * part + at + d];
-                        let sum = (1..ranges).fold(of(0), |sum, range| sum + of(range));
-                        *to = bf16::narrow(sum * problem.scale);
+                    let at = first + (query / SIDE * width_strips + strip) * SUMS + query % SIDE * SIDE;
+                    for (lane, to) in to.chunks_mut(S::LANES).enumerate() {
+                        let at = at + lane * S::LANES;
+                        let mut sum = s.read(&self.parts[at..][..S::LANES]);
+                        for range in 1..self.ranges {
+                            sum = s.add(sum, s.read(&self.parts[at + range * part..][..S::LANES]));
+                        }
+                        bf16::write(s, to, s.mul(sum, scale));
                     }
                 }
             }
-        });
-    })
+        }
+    }
 }
 
 /// A range of keys of one head.
@@ -281,13 +309,18 @@ struct At {
     keys: usize,
     query: usize,
     queries: usize,
+    /// Whether these are the panel of keys' first queries.
+    begins: bool,
 }
 
 impl TileKernel for Range<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd, U: TileUnit>(mut self, s: S, unit: U) {
-        self.d_q.fill(0.0);
+        // What no panel of keys begins: queries that come before all keys of the range.
+        if self.p.s.causal || self.keys.0 >= self.keys.1 {
+            self.d_q.fill(0.0);
+        }
         let scratch = std::mem::take(&mut self.scratch);
         let mut tiles = Tiles::new(&self.p.s, scratch);
         for key in (self.keys.0..self.keys.1).step_by(PANEL) {
@@ -301,12 +334,15 @@ impl Range<'_> {
     fn panel<S: Simd, U: TileUnit>(&mut self, s: S, unit: U, tiles: &mut Tiles<'_>, key: usize, keys: usize) {
         let problem = self.p;
         let sizes = problem.s;
-        tiles.d_keys.fill(0.0);
-        tiles.d_values.fill(0.0);
         // Queries before the first key of the panel do not see it.
         let begin = if sizes.causal { key / PANEL * PANEL } else { 0 };
+        if begin >= sizes.queries {
+            tiles.d_keys.fill(0.0);
+            tiles.d_values.fill(0.0);
+        }
         for query in (begin..sizes.queries).step_by(PANEL) {
-            let at = At { key, keys, query, queries: PANEL.min(sizes.queries - query) };
+            let queries = PANEL.min(sizes.queries - query);
+            let at = At { key, keys, query, queries, begins: query == begin };
             self.scores(unit, tiles, at);
             self.weigh(s, tiles, at);
             self.accumulate(unit, tiles, at);
@@ -348,64 +384,38 @@ impl Range<'_> {
         }
     }
 
-    /// `p` and `ds` from scores, rounded and packed.
+    /// `p` and `ds` from scores, rounded and packed: tile by tile of 16 queries and 16 keys.
     #[inline(always)]
     fn weigh<S: Simd>(&self, s: S, tiles: &mut Tiles<'_>, at: At) {
         let problem = self.p;
-        let factor = s.splat(problem.scale * std::f32::consts::LOG2_E);
+        let factor = problem.scale * std::f32::consts::LOG2_E;
         let first = self.head * problem.padded + at.query;
         let (lse, dots) = (&problem.lse[first..first + PANEL], &problem.dots[first..first + PANEL]);
         let key_strips = at.keys.div_ceil(SIDE);
-        let key_tiles = at.keys.div_ceil(DEPTH) * DEPTH / SIDE;
-        for pair in 0..at.queries.next_multiple_of(DEPTH) / 2 {
+        for row in 0..at.queries.next_multiple_of(DEPTH) / SIDE {
             for strip in 0..key_strips {
-                let mut weights = [[0.0f32; SIDE]; 2];
-                let mut d_scores = [[0.0f32; SIDE]; 2];
-                for half in 0..2 {
-                    let query = 2 * pair + half;
-                    if query >= at.queries {
-                        continue;
-                    }
-                    let row = (query / SIDE * PANEL_STRIPS + strip) * SUMS + query % SIDE * SIDE;
-                    let lse = s.splat(lse[query]);
-                    let dot = s.splat(dots[query]);
-                    let seen = self.seen(at, query, strip);
-                    let mut scores = [MASKED; SIDE];
-                    for lane in (0..SIDE).step_by(S::LANES) {
-                        let score = s.read(&tiles.scores[row + lane..][..S::LANES]);
-                        s.write(&mut scores[lane..][..S::LANES], s.sub(s.mul(score, factor), lse));
-                    }
-                    if seen < SIDE {
-                        scores[seen..].fill(MASKED);
-                    }
-                    for lane in (0..SIDE).step_by(S::LANES) {
-                        let p = exp2(s, s.read(&scores[lane..][..S::LANES]));
-                        let d_p = s.read(&tiles.d_p[row + lane..][..S::LANES]);
-                        s.write(&mut weights[half][lane..][..S::LANES], p);
-                        s.write(&mut d_scores[half][lane..][..S::LANES], s.mul(p, s.sub(d_p, dot)));
-                    }
+                let sums = (row * PANEL_STRIPS + strip) * SUMS;
+                let pairs = strip * (PANEL / DEPTH) * TILE + row * SUMS;
+                let query = row * SIDE;
+                Weigh {
+                    scores: &tiles.scores[sums..][..SUMS],
+                    d_p: &tiles.d_p[sums..][..SUMS],
+                    lse: &lse[query..][..SIDE],
+                    dots: &dots[query..][..SIDE],
+                    factor,
+                    p: &mut tiles.p[pairs..][..SUMS],
+                    d_scores: &mut tiles.d_scores[pairs..][..SUMS],
+                    rows: &mut tiles.d_score_rows[(row * (PANEL / DEPTH) + strip / 2) * TILE..][..TILE],
+                    half: strip % 2,
                 }
-                let tile = (strip * (PANEL / DEPTH) + pair / SIDE) * TILE + pair % SIDE * DEPTH;
-                for lane in (0..SIDE).step_by(S::LANES) {
-                    let read = |of: &[f32; SIDE]| s.read(&of[lane..][..S::LANES]);
-                    let p = &mut tiles.p[tile + 2 * lane..][..2 * S::LANES];
-                    let d_s = &mut tiles.d_scores[tile + 2 * lane..][..2 * S::LANES];
-                    // SAFETY: room for a register's pairs in both.
-                    unsafe {
-                        s.store_pairs(p.as_mut_ptr(), read(&weights[0]), read(&weights[1]));
-                        s.store_pairs(d_s.as_mut_ptr(), read(&d_scores[0]), read(&d_scores[1]));
-                    }
-                }
-                for (half, d_scores) in d_scores.iter().enumerate() {
-                    let to = score_row(tiles.d_score_rows, 2 * pair + half, strip);
-                    for lane in (0..SIDE).step_by(S::LANES) {
-                        bf16::write(s, &mut to[lane..][..S::LANES], s.read(&d_scores[lane..][..S::LANES]));
-                    }
-                }
+                .run(s, |line| {
+                    if query + line < at.queries { self.seen(at, query + line, strip) } else { 0 }
+                });
             }
             // Depths up to the end of the last tile.
-            for (strip, half) in (key_strips..key_tiles).flat_map(|strip| [(strip, 0), (strip, 1)]) {
-                score_row(tiles.d_score_rows, 2 * pair + half, strip).fill(bf16::ZERO);
+            if key_strips % 2 == 1 {
+                let tile = &mut tiles.d_score_rows[(row * (PANEL / DEPTH) + key_strips / 2) * TILE..][..TILE];
+                tile.chunks_exact_mut(DEPTH).for_each(|line| line[SIDE..].fill(bf16::ZERO));
             }
         }
     }
@@ -443,7 +453,7 @@ impl Range<'_> {
                 c: to.as_mut_ptr(),
                 c_row: PANEL_STRIPS * SUMS,
                 c_column: SUMS,
-                begins: false,
+                begins: at.begins,
             };
             // SAFETY: strips of the width are deep enough for all queries, those of keys for a panel; there are sums for
             // the whole width.
@@ -460,7 +470,7 @@ impl Range<'_> {
                 c: self.d_q[at.query / SIDE * width_strips * SUMS..].as_mut_ptr(),
                 c_row: width_strips * SUMS,
                 c_column: SUMS,
-                begins: false,
+                begins: at.key == self.keys.0 && !problem.s.causal,
             };
             // SAFETY: as above; the part has sums for whole panels of queries.
             unsafe { unit.grid(at.queries.div_ceil(SIDE), width_strips, &strips) };
@@ -468,11 +478,71 @@ impl Range<'_> {
     }
 }
 
-/// The part of a row of `ds` (left tiles) that belongs to a strip of keys.
+/// `p` and `ds` of 16 queries and 16 keys.
+struct Weigh<'a> {
+    /// `[query][key]`.
+    scores: &'a [f32],
+    d_p: &'a [f32],
+    /// Of each query.
+    lse: &'a [f32],
+    dots: &'a [f32],
+    factor: f32,
+    /// Half a right tile: pairs of queries.
+    p: &'a mut [bf16],
+    d_scores: &'a mut [bf16],
+    /// A left tile: rows of queries, the keys in its first or second half.
+    rows: &'a mut [bf16],
+    half: usize,
+}
+
+impl Weigh<'_> {
+    /// `seen` tells how many of the keys a query sees.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, seen: impl Fn(usize) -> usize) {
+        let factor = s.splat(self.factor);
+        for pair in 0..SIDE / 2 {
+            let seen = [seen(2 * pair), seen(2 * pair + 1)];
+            for lane in (0..SIDE).step_by(S::LANES) {
+                let mut weights = [s.splat(0.0); 2];
+                let mut d_scores = [s.splat(0.0); 2];
+                for half in 0..2 {
+                    let (query, visible) = (2 * pair + half, seen[half].saturating_sub(lane));
+                    let mut score = s.read(&self.scores[query * SIDE + lane..][..S::LANES]);
+                    if visible < S::LANES {
+                        score = masked(s, score, visible);
+                    }
+                    let lse = s.splat(-self.lse[query]);
+                    let d_p = s.read(&self.d_p[query * SIDE + lane..][..S::LANES]);
+                    weights[half] = exp2_for_bf16(s, s.fma(score, factor, lse));
+                    d_scores[half] = s.mul(weights[half], s.sub(d_p, s.splat(self.dots[query])));
+                    if visible == 0 {
+                        // Queries behind the last have sums of no meaning.
+                        d_scores[half] = s.splat(0.0);
+                    }
+                }
+                let at = pair * DEPTH + 2 * lane;
+                let row = |query: usize| query * DEPTH + self.half * SIDE + lane;
+                let rows = [row(2 * pair), row(2 * pair + 1)];
+                let p = self.p[at..][..2 * S::LANES].as_mut_ptr();
+                let pairs = self.d_scores[at..][..2 * S::LANES].as_mut_ptr();
+                let rows = rows.map(|row| self.rows[row..][..S::LANES].as_mut_ptr());
+                // SAFETY: room for a register's pairs in both, and for a register in each row.
+                unsafe {
+                    s.store_pairs(p, weights[0], weights[1]);
+                    s.store_pairs_and_rows(pairs, rows, d_scores[0], d_scores[1]);
+                }
+            }
+        }
+    }
+}
+
+/// The first `visible` of the scores, the others masked.
 #[inline(always)]
-fn score_row(tiles: &mut [bf16], query: usize, key_strip: usize) -> &mut [bf16] {
-    let tile = query / SIDE * (PANEL / DEPTH) + key_strip / 2;
-    &mut tiles[tile * TILE + query % SIDE * DEPTH + key_strip % 2 * SIDE..][..SIDE]
+fn masked<S: Simd>(s: S, scores: S::V, visible: usize) -> S::V {
+    let mut lanes = [MASKED; SIDE];
+    s.write(&mut lanes[..S::LANES], scores);
+    lanes[visible..].fill(MASKED);
+    s.read(&lanes[..S::LANES])
 }
 
 /// Writes tiles `[d][key]` times `factor` as rows of keys.

@@ -21,7 +21,7 @@ use crate::engine::{Engine, Scratch};
 use crate::gemm::operand::Operand;
 use crate::gemm::tiled_task::turn_tile;
 use crate::pool::SharedMut;
-use crate::simd::math::{MASKED, exp2};
+use crate::simd::math::{MASKED, exp2, exp2_for_bf16};
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side, tile_blocks};
 use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit, Unit};
@@ -210,13 +210,16 @@ fn softmax<S: Simd>(
     p: &mut [bf16],
 ) {
     let factor = s.splat(factor);
+    let p = &mut p[strip * (PANEL / DEPTH) * TILE..][..PANEL / DEPTH * TILE];
     for lane in (0..SIDE).step_by(S::LANES) {
         let at = strip * SIDE + lane;
-        let score = |key: usize| s.read(&scores[row(strip, key) + lane..][..S::LANES]);
         // Four chains of maxima hide their latency.
-        let mut highest = [score(0); 4];
-        for key in 0..keys {
-            highest[key % 4] = s.max(highest[key % 4], score(key));
+        let mut highest = [s.splat(MASKED); 4];
+        for tile in 0..keys.div_ceil(SIDE) {
+            let lines = score_tile(scores, tile, strip).chunks_exact(SIDE).take(keys - tile * SIDE);
+            for (key, line) in lines.enumerate() {
+                highest[key % 4] = s.max(highest[key % 4], s.read(&line[lane..][..S::LANES]));
+            }
         }
         let highest = s.max(s.max(highest[0], highest[1]), s.max(highest[2], highest[3]));
         let before = s.read(&seen.most[at..][..S::LANES]);
@@ -224,25 +227,40 @@ fn softmax<S: Simd>(
         let shrunk = exp2(s, s.sub(before, most));
         let negated = s.sub(s.splat(0.0), most);
         let mut total = [s.mul(s.read(&seen.total[at..][..S::LANES]), shrunk), s.splat(0.0)];
-        for pair in 0..keys.next_multiple_of(DEPTH) / 2 {
-            let mut values = [s.splat(0.0); 2];
-            for (half, value) in values.iter_mut().enumerate() {
-                let key = 2 * pair + half;
-                if key < keys {
-                    *value = exp2(s, s.fma(score(key), factor, negated));
-                    total[half] = s.add(total[half], *value);
+        for tile in 0..keys.next_multiple_of(DEPTH) / SIDE {
+            let to = p[tile * SIDE * SIDE..][..SIDE * SIDE].chunks_exact_mut(2 * SIDE);
+            let pairs = score_tile(scores, tile, strip).chunks_exact(2 * SIDE).zip(to);
+            for (pair, (lines, to)) in pairs.enumerate() {
+                let present = keys.saturating_sub(tile * SIDE + 2 * pair);
+                let mut values = [s.splat(0.0); 2];
+                if present >= 1 {
+                    values[0] = exponential(s, &lines[lane..], factor, negated);
+                    total[0] = s.add(total[0], values[0]);
                 }
+                if present >= 2 {
+                    values[1] = exponential(s, &lines[SIDE + lane..], factor, negated);
+                    total[1] = s.add(total[1], values[1]);
+                }
+                // SAFETY: room for a register's pairs.
+                unsafe { s.store_pairs(to[2 * lane..][..2 * S::LANES].as_mut_ptr(), values[0], values[1]) };
             }
-            let (tile, line) = (pair / SIDE, pair % SIDE);
-            let to =
-                &mut p[(strip * (PANEL / DEPTH) + tile) * TILE + line * DEPTH + 2 * lane..][..2 * S::LANES];
-            // SAFETY: room for a register's pairs.
-            unsafe { s.store_pairs(to.as_mut_ptr(), values[0], values[1]) };
         }
         s.write(&mut seen.most[at..][..S::LANES], most);
         s.write(&mut seen.total[at..][..S::LANES], s.add(total[0], total[1]));
         s.write(&mut shrink[at..][..S::LANES], shrunk);
     }
+}
+
+/// The scores of 16 keys and a strip of queries.
+#[inline(always)]
+fn score_tile(scores: &[f32], tile: usize, strip: usize) -> &[f32] {
+    &scores[(tile * PANEL_STRIPS + strip) * SUMS..][..SUMS]
+}
+
+/// `2^(score factor - most)`.
+#[inline(always)]
+fn exponential<S: Simd>(s: S, scores: &[f32], factor: S::V, negated: S::V) -> S::V {
+    exp2_for_bf16(s, s.fma(s.read(&scores[..S::LANES]), factor, negated))
 }
 
 /// Multiplies the sums of each query by its factor.

@@ -40,9 +40,29 @@ pub(crate) struct Pixels<'a, E> {
 
 impl<'a, E> Pixels<'a, E> {
     fn run(&self, major: usize, segment: usize) -> &'a [E] {
+        self.run_at(self.place(major), segment)
+    }
+
+    /// Image, line and column of a run.
+    #[inline(always)]
+    fn place(&self, major: usize) -> [usize; 3] {
         let [grid_h, grid_w] = self.grid;
         let (line, x) = (major / grid_w, major % grid_w);
-        let (image, y) = (line / grid_h, line % grid_h);
+        [line / grid_h, line % grid_h, x]
+    }
+
+    /// The place after one.
+    #[inline(always)]
+    fn after(&self, [image, y, x]: [usize; 3]) -> [usize; 3] {
+        match (x + 1 < self.grid[1], y + 1 < self.grid[0]) {
+            (true, _) => [image, y, x + 1],
+            (false, true) => [image, y + 1, 0],
+            (false, false) => [image + 1, 0, 0],
+        }
+    }
+
+    #[inline(always)]
+    fn run_at(&self, [image, y, x]: [usize; 3], segment: usize) -> &'a [E] {
         let [offset_y, offset_x] = self.offsets[segment];
         let inside = |grid: usize, offset: isize, size: usize| {
             (grid * self.step).checked_add_signed(offset).filter(|&position| position < size)
@@ -102,6 +122,26 @@ impl<'a, E> Operand<'a, E> {
         match &self.runs {
             Runs::Matrix { data, stride, offsets } => &data[offsets[segment] + major * stride..][..len],
             Runs::Pixels(pixels) => &pixels.run(major, segment)[..len],
+        }
+    }
+
+    /// The runs of `runs.len()` indices from `major` on, as [`Operand::run`] finds them one by one: places of a picture
+    /// are counted on, because a division for each run would take longer than copying it.
+    #[inline(always)]
+    pub(crate) fn run_many(&self, major: usize, segment: usize, runs: &mut [&'a [E]]) {
+        match &self.runs {
+            Runs::Matrix { .. } => {
+                for (index, run) in runs.iter_mut().enumerate() {
+                    *run = self.run(major + index, segment);
+                }
+            }
+            Runs::Pixels(pixels) => {
+                let mut place = pixels.place(major);
+                for run in runs {
+                    *run = pixels.run_at(place, segment);
+                    place = pixels.after(place);
+                }
+            }
         }
     }
 }

@@ -20,6 +20,8 @@
 //! 0.2 GFLOP. Copying rows is four times cheaper than turning squares, so the sides are exchanged where that is less
 //! work; tiles of the result are then turned before they are written.
 
+use std::ops::Range;
+
 use half::bf16;
 use scumble_tensor::Result;
 
@@ -32,12 +34,18 @@ use crate::simd::Scalar;
 use crate::tiles::pack::{Pack, Side, tile_blocks};
 use crate::tiles::{DEPTH, SIDE, SUMS, TILE, Unit};
 
-/// Most tiles of a block's depth.
-const BLOCK_TILES: usize = 10;
-/// Most rows of a task.
-const TASK_ROWS: usize = 128;
-/// Most packed numbers of the right operand at once.
-const PACKED: usize = 2 << 20;
+/// Most tiles of a block's depth: with more, two strips of each side crowd a second-level cache.
+const BLOCK_TILES: usize = 90;
+/// Fewest of them, however many columns there are: sums go to memory and come back between blocks.
+const FEWEST_BLOCK_TILES: usize = 10;
+/// Tiles of 1 KiB of the right operand that are packed at once: they and a task's rows stay in second-level caches.
+const PACKED_TILES: usize = 1400;
+/// Strips of the right operand that are worked on at once.
+const CHUNK_STRIPS: usize = 40;
+/// Most rows of a task: each pair of them packed once, each strip of columns read from afar once for all of them.
+const TASK_ROWS: usize = 256;
+/// Fewest strips of columns of a task, but for the only one.
+const FEWEST_STRIPS: usize = 8;
 /// Strips of the right operand that are packed together: runs of 512 bytes suit the memory.
 const PACKED_TOGETHER: usize = 16;
 
@@ -61,49 +69,59 @@ pub(super) fn tiled<Y: Scalar>(
     let last_line = out.rows.line(a.outer - 1) * out.stride + b.outer;
     assert!(last_line <= out.data.len() && out.add.is_none_or(|add| add.len() >= last_line));
     assert!(out.bias.is_none_or(|bias| bias.len() >= b.outer));
-    let blocks = tile_blocks(left.segments, left.segment_len, BLOCK_TILES);
     let strips = right.outer.div_ceil(SIDE);
-    let groups = group(&blocks, strips);
-    let deepest = |blocks: &[Block]| blocks.iter().map(|block| block.depth).max().unwrap_or(0);
-    let largest = groups.iter().map(|group| group.iter().map(|block| block.depth).sum::<usize>()).max();
-    let mut packed = Scratch::new(1, largest.unwrap_or(0) * strips * SIDE / 2)?;
-    let cut = Cut::new(left.outer, right.outer, engine.pool.threads());
-    let rows_packed = Scratch::new(engine.pool.threads(), cut.rows * deepest(&blocks) / 2)?;
+    let chunk = strips.min(CHUNK_STRIPS);
+    let most = (PACKED_TILES / chunk).clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
+    let blocks = tile_blocks(left.segments, left.segment_len, most);
+    let deepest = blocks.iter().map(|block| block.depth).max().unwrap_or(0);
+    let groups: Vec<&[Block]> =
+        blocks.chunks((PACKED_TILES * DEPTH / (deepest * chunk).max(1)).max(1)).collect();
+    let depth_of = |blocks: &[Block]| blocks.iter().map(|block| block.depth).sum::<usize>();
+    let largest = groups.iter().map(|group| depth_of(group)).max().unwrap_or(0);
+    let threads = engine.pool.threads();
+    let cut = Cut::new(left.outer, right.outer.min(chunk * SIDE), threads);
+    let mut packed = Scratch::new(1, largest * chunk * SIDE / 2)?;
+    let rows_packed = Scratch::new(threads, cut.rows * deepest / 2)?;
     // Sums outlive a task only between groups.
     let task_sums = if blocks.len() > 1 { cut.rows * cut.columns } else { 4 * SUMS };
-    let owners = if groups.len() > 1 { cut.tasks() } else { engine.pool.threads() };
-    let sums = Scratch::new(owners, task_sums)?;
+    let sums = Scratch::new(if groups.len() > 1 { cut.tasks() } else { threads }, task_sums)?;
     let data = SharedMut::new(out.data);
-    for (index, group) in groups.iter().enumerate() {
-        let packed = bytemuck::cast_slice_mut(packed.all());
-        pack_right(engine, right, group, packed);
-        let source = Source {
-            left,
-            packed,
-            blocks: group,
-            strips,
-            starts: index == 0,
-            ends: index + 1 == groups.len(),
-            exchanged,
-        };
-        engine.pool.run(cut.tasks(), |task, worker| {
-            let [rows, columns] = cut.task(task);
-            unit.run(TileTask {
-                source: &source,
-                rows,
-                columns,
-                // SAFETY: tasks have sums of their own; where workers have, no two tasks run as the same worker at once.
-                sums: unsafe { sums.of(if groups.len() > 1 { task } else { worker }) },
-                data,
-                stride: out.stride,
-                map: out.rows,
-                alpha: out.alpha,
-                bias: out.bias,
-                add: out.add,
-                // SAFETY: no two tasks run as the same worker at once.
-                rows_packed: bytemuck::cast_slice_mut(unsafe { rows_packed.of(worker) }),
+    for first in (0..right.outer).step_by(chunk * SIDE) {
+        let columns = first..(first + chunk * SIDE).min(right.outer);
+        let cut = Cut { n: columns.len(), ..cut };
+        for (index, group) in groups.iter().enumerate() {
+            let packed = bytemuck::cast_slice_mut(packed.all());
+            pack_right(engine, right, columns.clone(), group, packed);
+            let source = Source {
+                left,
+                packed,
+                first,
+                blocks: group,
+                strips: columns.len().div_ceil(SIDE),
+                starts: index == 0,
+                ends: index + 1 == groups.len(),
+                exchanged,
+            };
+            engine.pool.run(cut.tasks(), |task, worker| {
+                let [rows, columns] = cut.task(task);
+                unit.run(TileTask {
+                    source: &source,
+                    rows,
+                    columns,
+                    // SAFETY: tasks have sums of their own; where workers have, no two tasks run as the same worker at
+                    // once.
+                    sums: unsafe { sums.of(if groups.len() > 1 { task } else { worker }) },
+                    data,
+                    stride: out.stride,
+                    map: out.rows,
+                    alpha: out.alpha,
+                    bias: out.bias,
+                    add: out.add,
+                    // SAFETY: no two tasks run as the same worker at once.
+                    rows_packed: bytemuck::cast_slice_mut(unsafe { rows_packed.of(worker) }),
+                });
             });
-        });
+        }
     }
     Ok(())
 }
@@ -120,6 +138,7 @@ fn exchange_is_cheaper(a: &Operand<'_, bf16>, b: &Operand<'_, bf16>) -> bool {
 }
 
 /// How the result is cut into tasks.
+#[derive(Clone, Copy)]
 struct Cut {
     m: usize,
     n: usize,
@@ -128,14 +147,18 @@ struct Cut {
 }
 
 impl Cut {
-    /// Tasks of at most [`TASK_ROWS`] times [`TASK_COLUMNS`], smaller when that leaves threads without work.
+    /// Tasks of at most [`TASK_ROWS`] times [`TASK_COLUMNS`], smaller when that leaves threads without work: first in
+    /// columns, whose packed strips then go to one thread only, then in rows. Where there are many more rows, packing
+    /// those once for each task of columns would be dearer.
     fn new(m: usize, n: usize, threads: usize) -> Self {
-        let pairs = 2 * SIDE;
-        let columns = TASK_COLUMNS.min(n.next_multiple_of(pairs));
-        let wanted = if threads > 1 { (threads * 4).div_ceil(n.div_ceil(columns)) } else { 1 };
-        let tasks = m.div_ceil(TASK_ROWS).max(wanted);
-        let rows = m.div_ceil(tasks).max(1).next_multiple_of(pairs);
-        Self { m, n, rows, columns }
+        let wanted = if threads > 1 { threads * 4 } else { 1 };
+        let strips = n.div_ceil(SIDE);
+        let row_tasks = m.div_ceil(TASK_ROWS);
+        let most = if m > 2 * n { 1 } else { strips / FEWEST_STRIPS };
+        let column_tasks = wanted.div_ceil(row_tasks).min(most).max(n.div_ceil(TASK_COLUMNS));
+        let row_tasks = row_tasks.max(wanted.div_ceil(column_tasks));
+        let size = |all: usize, tasks: usize| all.div_ceil(tasks).max(1).next_multiple_of(2 * SIDE);
+        Self { m, n, rows: size(m, row_tasks), columns: size(n, column_tasks) }
     }
 
     fn tasks(&self) -> usize {
@@ -149,23 +172,23 @@ impl Cut {
     }
 }
 
-/// Cuts blocks into groups whose packed strips stay below [`PACKED`].
-fn group(blocks: &[Block], strips: usize) -> Vec<&[Block]> {
-    let deepest = blocks.iter().map(|block| block.depth).max().unwrap_or(0).max(1);
-    blocks.chunks((PACKED / (deepest * strips.max(1) * SIDE)).max(1)).collect()
-}
-
 /// Packs the right operand for some blocks, block after block.
-fn pack_right(engine: &Engine, right: &Operand<'_, bf16>, group: &[Block], packed: &mut [bf16]) {
-    let strips = right.outer.div_ceil(SIDE);
+fn pack_right(
+    engine: &Engine,
+    right: &Operand<'_, bf16>,
+    columns: Range<usize>,
+    group: &[Block],
+    packed: &mut [bf16],
+) {
+    let strips = columns.len().div_ceil(SIDE);
     let tasks = strips.div_ceil(PACKED_TOGETHER);
     let packed = SharedMut::new(packed);
     engine.pool.run(group.len() * tasks, |task, _| {
         let (block, strip) = (task / tasks, (task % tasks) * PACKED_TOGETHER);
         let before: usize = group[..block].iter().map(|block| block.depth).sum();
         let depth = group[block].depth;
-        let first = strip * SIDE;
-        let count = (PACKED_TOGETHER * SIDE).min(right.outer - first);
+        let first = columns.start + strip * SIDE;
+        let count = (PACKED_TOGETHER * SIDE).min(columns.end - first);
         let start = before * strips * SIDE + strip * SIDE * depth;
         // SAFETY: every task has strips of its own.
         let to = unsafe { packed.slice(start, count.div_ceil(SIDE) * SIDE * depth) };

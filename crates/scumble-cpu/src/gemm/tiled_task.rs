@@ -16,6 +16,8 @@ pub(super) struct Source<'a> {
     pub left: &'a Operand<'a, bf16>,
     /// The right operand: block after block, strip after strip.
     pub packed: &'a [bf16],
+    /// Its first column that is packed; a task's columns count from there.
+    pub first: usize,
     pub blocks: &'a [Block],
     /// Strips of the right operand.
     pub strips: usize,
@@ -91,6 +93,7 @@ impl<Y: Scalar> TileTask<'_, Y> {
         sums: &mut [f32],
         part: Part,
     ) {
+        let source = self.source;
         let strip = depth * SIDE;
         let (row_strips, column_strips) = (self.rows.len().div_ceil(SIDE), self.columns.len().div_ceil(SIDE));
         let right = &right[self.columns.start / SIDE * strip..][..column_strips * strip];
@@ -120,7 +123,8 @@ impl<Y: Scalar> TileTask<'_, Y> {
                     for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
                         let tile = &sums[(2 * i + j) * SUMS..][..SUMS];
                         let (row, column) = ((row + i) * SIDE, (column + j) * SIDE);
-                        finish_tile(s, self, tile, self.rows.start + row, self.columns.start + column);
+                        let column = source.first + self.columns.start + column;
+                        finish_tile(s, self, tile, self.rows.start + row, column);
                     }
                 }
             }
@@ -131,7 +135,8 @@ impl<Y: Scalar> TileTask<'_, Y> {
 /// Scales a tile, brings bias and addend, and writes it where it belongs.
 #[inline(always)]
 fn finish_tile<S: Simd, Y: Scalar>(s: S, task: &TileTask<'_, Y>, tile: &[f32], row: usize, column: usize) {
-    let (rows, columns) = ((task.rows.end - row).min(SIDE), (task.columns.end - column).min(SIDE));
+    let end = task.source.first + task.columns.end;
+    let (rows, columns) = ((task.rows.end - row).min(SIDE), (end - column).min(SIDE));
     if task.source.exchanged {
         let mut turned = [0.0f32; SUMS];
         turn_tile(s, tile, &mut turned);
@@ -151,21 +156,17 @@ fn write_tile<S: Simd, Y: Scalar>(
     [column, columns]: [usize; 2],
 ) {
     let alpha = s.splat(task.alpha);
-    for (r, sums) in tile.chunks_exact(SIDE).enumerate().take(rows) {
-        let start = task.map.line(row + r) * task.stride + column;
-        // SAFETY: tasks have rows and columns of their own.
-        let line = unsafe { task.data.slice(start, columns) };
-        for at in (0..columns).step_by(S::LANES) {
-            let to = &mut line[at..];
-            let present = to.len().min(S::LANES);
-            let mut value = s.mul(s.read(&sums[at..]), alpha);
-            if let Some(bias) = task.bias {
-                value = s.add(value, s.read(&bias[column + at..][..present]));
-            }
+    for lane in (0..columns).step_by(S::LANES) {
+        let present = (columns - lane).min(S::LANES);
+        let bias = task.bias.map_or(s.splat(0.0), |bias| s.read(&bias[column + lane..][..present]));
+        for (r, sums) in tile.chunks_exact(SIDE).enumerate().take(rows) {
+            let start = task.map.line(row + r) * task.stride + column + lane;
+            let mut value = s.fma(s.read(&sums[lane..][..S::LANES]), alpha, bias);
             if let Some(add) = task.add {
-                value = s.add(value, Y::read(s, &add[start + at..][..present]));
+                value = s.add(value, Y::read(s, &add[start..][..present]));
             }
-            Y::write(s, to, value);
+            // SAFETY: tasks have rows and columns of their own.
+            Y::write(s, unsafe { task.data.slice(start, present) }, value);
         }
     }
 }

@@ -6,9 +6,10 @@ use half::bf16;
 
 use super::{Kernel, Scalar, Simd};
 
-/// Proof that the machine has AVX-512F, BW, DQ, VL and FMA.
+/// Proof that the machine has AVX-512F, BW, DQ, VL and FMA, and with `ROUNDS` AVX512-BF16 too, which rounds to bf16 in one
+/// instruction. That one takes denormal numbers for zero, as the matrix units do beside which it is used.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const ROUNDS: bool>(());
 
 /// Runs a kernel with AVX-512.
 ///
@@ -16,11 +17,20 @@ pub(crate) struct Avx512(());
 /// The machine must have the features named below.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(crate) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
+}
+
+/// Runs a kernel with AVX-512 and AVX512-BF16.
+///
+/// # Safety
+/// The machine must have the features named below.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+pub(crate) unsafe fn run_rounding<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512::<true>(()))
 }
 
 // SAFETY: a 512-bit register is 16 floats.
-unsafe impl Simd for Avx512 {
+unsafe impl<const ROUNDS: bool> Simd for Avx512<ROUNDS> {
     type V = __m512;
     const LANES: usize = 16;
     const PANEL: usize = 4;
@@ -58,7 +68,7 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut bf16, v: __m512) {
         // SAFETY: `self` proves the feature; the caller vouches for the memory.
-        unsafe { _mm256_storeu_si256(p.cast(), narrowed(v)) }
+        unsafe { _mm256_storeu_si256(p.cast(), narrowed::<ROUNDS>(v)) }
     }
     #[inline(always)]
     unsafe fn load_first_bf16(self, p: *const bf16, n: usize) -> __m512 {
@@ -68,7 +78,7 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_first_bf16(self, p: *mut bf16, v: __m512, n: usize) {
         // SAFETY: as above; masked lanes are not touched.
-        unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), narrowed(v)) }
+        unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), narrowed::<ROUNDS>(v)) }
     }
     #[inline(always)]
     unsafe fn turn<E: Scalar>(self, rows: &[*const E; 16], to: *mut f32, to_step: usize) {
@@ -103,11 +113,22 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_pairs(self, to: *mut bf16, even: __m512, odd: __m512) {
         // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe { _mm512_storeu_si512(to.cast(), paired(both_narrowed::<ROUNDS>(even, odd))) }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs_and_rows(self, to: *mut bf16, rows: [*mut bf16; 2], even: __m512, odd: __m512) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
         unsafe {
-            let (even, odd) = (rounded(even), rounded(odd));
-            let pairs = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd);
-            _mm512_storeu_si512(to.cast(), pairs);
+            let both = both_narrowed::<ROUNDS>(even, odd);
+            _mm512_storeu_si512(to.cast(), paired(both));
+            _mm256_storeu_si256(rows[0].cast(), _mm512_castsi512_si256(both));
+            _mm256_storeu_si256(rows[1].cast(), _mm512_extracti64x4_epi64::<1>(both));
         }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        // SAFETY: `self` proves the feature; a hint does not touch the memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -181,9 +202,40 @@ unsafe fn widened(half: __m256i) -> __m512 {
 
 /// Rounds to the nearest bf16.
 #[inline(always)]
-unsafe fn narrowed(v: __m512) -> __m256i {
+unsafe fn narrowed<const ROUNDS: bool>(v: __m512) -> __m256i {
+    // SAFETY: only called where the features are proven.
+    unsafe {
+        if ROUNDS {
+            std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))
+        } else {
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(v)))
+        }
+    }
+}
+
+/// Rounds to the nearest bf16: 16 numbers, then 16 others.
+#[inline(always)]
+unsafe fn both_narrowed<const ROUNDS: bool>(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: only called where the features are proven.
+    unsafe {
+        if ROUNDS {
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+        } else {
+            let low = _mm512_castsi256_si512(narrowed::<false>(low));
+            _mm512_inserti64x4::<1>(low, narrowed::<false>(high))
+        }
+    }
+}
+
+/// Interleaves the two halves of 16 numbers.
+#[inline(always)]
+unsafe fn paired(both: __m512i) -> __m512i {
     // SAFETY: only called where the feature is proven.
-    unsafe { _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(v))) }
+    unsafe {
+        let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+        let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(both));
+        _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+    }
 }
 
 /// Rounds the upper halves to nearest, ties to even; what is left in the lower halves means nothing. Half a unit less

@@ -180,6 +180,19 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
             }
         }
     }
+    /// [`Simd::store_pairs`], and each register by itself: `rows[0][i] = even[i]`, `rows[1][i] = odd[i]`.
+    ///
+    /// # Safety
+    /// `to` must be good for writing `2 LANES` numbers, each row for `LANES`.
+    #[inline(always)]
+    unsafe fn store_pairs_and_rows(self, to: *mut bf16, rows: [*mut bf16; 2], even: Self::V, odd: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.store_pairs(to, even, odd);
+            self.store_bf16(rows[0], even);
+            self.store_bf16(rows[1], odd);
+        }
+    }
 
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -203,6 +216,12 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
     fn where_negative(self, x: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// Sum of the lanes, always in the same order.
     fn sum(self, v: Self::V) -> f32;
+
+    /// Hints that the memory of `at` is read soon.
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        let _ = at;
+    }
 
     /// Reads `min(n, LANES)` floats from the start of a slice, zeros after them.
     #[inline(always)]

@@ -77,7 +77,7 @@ impl Kernel for Pack<'_> {
     }
 }
 
-impl Pack<'_> {
+impl<'a> Pack<'a> {
     /// Numbers in a strip.
     fn strip(&self) -> usize {
         self.block.depth * SIDE
@@ -96,9 +96,9 @@ impl Pack<'_> {
         for strip in 0..self.count.div_ceil(SIDE) {
             let present = (self.count - strip * SIDE).min(SIDE);
             let mut runs: [&[bf16]; SIDE] = [&[]; SIDE];
-            for (index, run) in runs.iter_mut().enumerate().take(present) {
-                let all = self.operand.run(self.first + strip * SIDE + index, chunk.segment);
-                *run = &all[chunk.start..chunk.start + chunk.len];
+            self.operand.run_many(self.first + strip * SIDE, chunk.segment, &mut runs[..present]);
+            for run in &mut runs[..present] {
+                *run = &run[chunk.start..chunk.start + chunk.len];
             }
             for tile in 0..chunk.len.div_ceil(DEPTH) {
                 let depths = tile * DEPTH..chunk.len.min((tile + 1) * DEPTH);
@@ -127,18 +127,33 @@ impl Pack<'_> {
         }
     }
 
+    /// The runs of a tile's depths, empty ones behind the last.
+    #[inline(always)]
+    fn outer_runs(&self, chunk: &Chunk, tile: usize) -> [&'a [bf16]; DEPTH] {
+        let present = (chunk.len - tile * DEPTH).min(DEPTH);
+        let mut runs: [&[bf16]; DEPTH] = [&[]; DEPTH];
+        self.operand.run_many(chunk.start + tile * DEPTH, chunk.segment, &mut runs[..present]);
+        for run in &mut runs[..present] {
+            *run = &run[self.first..self.first + self.count];
+        }
+        runs
+    }
+
     /// Thirty-two runs at a time, strip by strip: each run is read in order.
     #[inline(always)]
     fn along_outer<S: Simd>(&mut self, s: S, chunk: &Chunk, tiles_before: usize) {
-        for tile in 0..chunk.len.div_ceil(DEPTH) {
+        let tiles = chunk.len.div_ceil(DEPTH);
+        let mut next = self.outer_runs(chunk, 0);
+        for tile in 0..tiles {
             let present = (chunk.len - tile * DEPTH).min(DEPTH);
-            let mut runs: [&[bf16]; DEPTH] = [&[]; DEPTH];
-            for (index, run) in runs.iter_mut().enumerate().take(present) {
-                let all = self.operand.run(chunk.start + tile * DEPTH + index, chunk.segment);
-                *run = &all[self.first..self.first + self.count];
-            }
+            let runs = next;
+            next = if tile + 1 < tiles { self.outer_runs(chunk, tile + 1) } else { [&[]; DEPTH] };
             for strip in 0..self.count.div_ceil(SIDE) {
                 let columns = strip * SIDE..self.count.min((strip + 1) * SIDE);
+                // Runs are short and far apart, so the processor does not foresee the next ones; a line is two strips.
+                if strip % 2 == 0 {
+                    next.iter().filter_map(|run| run.get(columns.start)).for_each(|at| s.prefetch(at));
+                }
                 let whole = present == DEPTH && columns.len() == SIDE;
                 let side = self.side;
                 let to = self.tile(strip, tiles_before + tile);

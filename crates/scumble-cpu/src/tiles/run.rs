@@ -46,12 +46,12 @@ impl Unit {
     /// Runs a kernel on this unit, which is that of an available tier.
     pub(crate) fn run<K: TileKernel>(self, kernel: K) -> K::Output {
         match self {
-            // SAFETY: `Tier::is_available` detected the unit, and AVX-512 beside it.
+            // SAFETY: `Tier::is_available` detected the unit, and AVX-512 and AVX512-BF16 beside it.
             #[cfg(target_arch = "x86_64")]
-            Unit::Amx => unsafe { crate::simd::avx512::run(With(kernel, Amx::assume())) },
+            Unit::Amx => unsafe { crate::simd::avx512::run_rounding(With(kernel, Amx::assume())) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Unit::Dot => unsafe { crate::simd::avx512::run(With(kernel, Dot::assume())) },
+            Unit::Dot => unsafe { crate::simd::avx512::run_rounding(With(kernel, Dot::assume())) },
             Unit::Emulated => Tier::Emulated.run(With(kernel, Emulated)),
         }
     }

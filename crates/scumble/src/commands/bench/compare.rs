@@ -23,9 +23,9 @@ pub fn run(context: &Context, args: &CompareArgs) -> Result {
         return Err(Failure::usage("--rounds is at least 1"));
     }
     let kind = args.ours.first().map(String::as_str).unwrap_or_default();
-    if !["step", "generate", "vae"].contains(&kind) {
+    if !["step", "text", "generate", "vae"].contains(&kind) {
         return Err(Failure::usage(format!("`{kind}` can't be compared"))
-            .hint("after `--` comes step, generate or vae with its options"));
+            .hint("after `--` comes step, text, generate or vae with its options"));
     }
     let mut rounds: BTreeMap<String, Vec<[f64; 2]>> = BTreeMap::new();
     for round in 1..=args.rounds {

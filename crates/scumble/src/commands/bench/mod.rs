@@ -5,8 +5,10 @@ mod architecture;
 mod compare;
 mod generate;
 mod ops;
+mod profile;
 mod quality;
 mod step;
+mod text;
 mod vae;
 
 use std::time::Instant;
@@ -23,6 +25,8 @@ use crate::failure::Result;
 pub enum BenchCommand {
     /// One training step of a full-size model
     Step(StepArgs),
+    /// The text encoder of a full-size model: forward, and with the gradients of a LoRA
+    Text(TextArgs),
     /// What a picture is painted with: a guided step, the text encoder, decoding
     Generate(GenerateArgs),
     /// Encoding and decoding pictures
@@ -80,6 +84,32 @@ pub struct StepArgs {
     /// Most memory to use, in GiB: blocks are recomputed in backward until it suffices
     #[arg(long, value_name = "GIB", conflicts_with = "checkpointing")]
     memory: Option<f64>,
+    /// Tell where the time of the step goes, operation by operation
+    #[arg(long)]
+    profile: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `bench text`.
+#[derive(Args)]
+pub struct TextArgs {
+    /// Architecture whose text encoder it is
+    #[arg(long, value_name = "NAME", default_value = "sd15")]
+    arch: Arch,
+    /// Numbers to compute in; bf16 is usual where the processor multiplies it
+    #[arg(long, value_name = "TYPE", env = "SCUMBLE_PRECISION", default_value_t = crate::precision::usual())]
+    precision: Precision,
+    /// Width of the factors of the LoRA on its attention layers
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    rank: usize,
+    /// Texts at once
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    batch: usize,
+    /// How often each part is timed, after one time that is not
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    repeats: usize,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -143,7 +173,7 @@ pub struct CompareArgs {
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
-    /// The measurement and its options, after `--`: step, generate or vae
+    /// The measurement and its options, after `--`: step, text, generate or vae
     #[arg(last = true, required = true, value_name = "MEASUREMENT")]
     ours: Vec<String>,
 }
@@ -166,6 +196,7 @@ pub struct OpsArgs {
 pub fn run(context: &Context, command: BenchCommand) -> Result {
     match command {
         BenchCommand::Step(args) => step::run(context, &args),
+        BenchCommand::Text(args) => text::run(context, &args),
         BenchCommand::Generate(args) => generate::run(context, &args),
         BenchCommand::Vae(args) => vae::run(context, &args),
         BenchCommand::Ops(args) => ops::run(context, &args),

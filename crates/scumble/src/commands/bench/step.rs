@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use scumble_adapter::Tower;
 use scumble_adapter::attach::Towers;
@@ -21,6 +21,7 @@ use scumble_train::recompute::{self, Choice};
 use scumble_train::step::{self, StepInput, StepOptions, Text};
 
 use super::architecture::{context_width, unet_config};
+use super::profile::Profiled;
 use super::{StepArgs, median, peak_rss_gb, rounded};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
@@ -32,7 +33,8 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     if args.batch == 0 || args.latent == 0 || args.steps == 0 {
         return Err(Failure::usage("--batch, --latent and --steps are at least 1"));
     }
-    let backend = context.backend()?;
+    let profile = Arc::new(Profiled::new(context.backend()?));
+    let backend = if args.profile { profile.clone() } else { context.backend()? };
     context.terminal.status("making up the weights");
     let config = unet_config(args.arch);
     // Weights that learn are kept in f32, and computed with in the precision asked for.
@@ -52,6 +54,9 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     let recompute = if args.checkpointing { Recompute::EVERYTHING } else { choice.recompute };
     for index in 0..=args.steps {
         context.terminal.status(&format!("step {index} of {}", args.steps));
+        if index == 1 {
+            profile.forget();
+        }
         let start = Instant::now();
         let output = step::run(
             &backend,
@@ -68,6 +73,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
             measured.step.push(start.elapsed().as_secs_f64());
         }
     }
+    let profile = args.profile.then(|| (profile.json(args.steps), profile.table(args.steps)));
     for param in learner::all_params(&learners) {
         param.set_trainable(false);
     }
@@ -77,7 +83,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
             measured.forward.push(seconds);
         }
     }
-    print(context, args, backend.name(), trained, choice.blocks, measured);
+    print(context, args, backend.name(), trained, choice.blocks, measured, profile);
     Ok(Outcome::Done)
 }
 
@@ -122,23 +128,30 @@ fn print(
     trained: usize,
     recomputed: usize,
     measured: Measured,
+    profile: Option<(Value, String)>,
 ) {
     let (step_s, forward_s) = (median(measured.step), median(measured.forward));
     let (arch, threads, peak_rss_gb) = (args.arch.name(), context.threads(), peak_rss_gb());
     if args.json {
-        let line = json!({
+        let mut line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "arch": arch,
             "precision": args.precision.name(), "full": args.full, "kind": args.adapter_kind.name(),
             "targets": args.targets, "rank": args.rank, "batch": args.batch, "latent": args.latent,
             "threads": threads, "step_s": rounded(step_s, 4), "forward_s": rounded(forward_s, 4),
             "peak_rss_gb": peak_rss_gb, "trained": trained, "recomputed_blocks": recomputed,
         });
+        if let Some((rows, _)) = profile {
+            line["profile"] = rows;
+        }
         context.terminal.result(&line.to_string());
     } else {
         context.terminal.result(&format!(
             "{arch} {} on {backend}: {step_s:.2} s a step, {forward_s:.2} s forward, {peak_rss_gb:.2} GB, {trained} trained",
             args.precision
         ));
+        if let Some((_, table)) = profile {
+            context.terminal.result(&table);
+        }
     }
 }
 

@@ -1,0 +1,70 @@
+//! `scumble bench text`: seconds of encoding texts, alone and together with the gradients of a LoRA on the encoder's
+//! attention layers. Random weights of the full size.
+
+use scumble_adapter::Tower;
+use scumble_adapter::attach::Towers;
+use scumble_adapter::create::{Init, Kind, TrainableLora, fresh_on};
+use scumble_adapter::select::{Preset, Targets, TowerTargets};
+use scumble_model::text_encoder::TextEncoder;
+use scumble_tensor::rng::stream;
+use scumble_tensor::{Tape, Tensor};
+use serde_json::json;
+
+use super::architecture::{context_width, text_config};
+use super::{TextArgs, peak_rss_gb, rounded, timed};
+use crate::context::Context;
+use crate::failure::{Failure, Outcome, Result};
+
+const SEED: u64 = 0;
+/// Tokens of a prompt.
+const TOKENS: usize = 77;
+
+/// Measures and prints.
+pub fn run(context: &Context, args: &TextArgs) -> Result {
+    if args.batch == 0 || args.repeats == 0 {
+        return Err(Failure::usage("--batch and --repeats are at least 1"));
+    }
+    let backend = context.backend()?;
+    let dtype = args.precision.dtype();
+    context.terminal.status("making up the weights");
+    let encoder = TextEncoder::fresh(&text_config(args.arch), SEED, backend.as_ref(), dtype)?;
+    let ids: Vec<i64> = (0..(args.batch * TOKENS) as i64).map(|i| i * 7919 % 49_000).collect();
+    let ids = Tensor::from_slice(&ids, &[args.batch, TOKENS])?;
+    let forward_s = timed(context, "encoding", args.repeats, || {
+        encoder.states(&Tape::inference(backend.clone()), &ids, 0)?;
+        Ok(())
+    })?;
+    let towers = Towers { unet: None, text_encoder: Some(encoder.modules()) };
+    let tower = TowerTargets::new(Tower::TextEncoder, Preset::Attention, args.rank, args.rank as f32);
+    let targets = Targets { towers: vec![tower], ..Targets::default() };
+    let fresh = fresh_on(&targets, towers, Kind::LowRank(Init::Normal), SEED, backend.as_ref())?;
+    let lora = TrainableLora::new(&fresh, &towers.table(), backend.as_ref())?;
+    drop(lora.attach(towers, 0.0, backend.as_ref())?);
+    let d_states =
+        stream(SEED, "bench gradient").randn_tensor(&[args.batch, TOKENS, context_width(args.arch)])?;
+    let d_states = backend.cast(&backend.upload(&d_states)?, dtype)?;
+    let gradients_s = timed(context, "encoding and gradients", args.repeats, || {
+        let tape = Tape::recording(backend.clone());
+        let states = encoder.states(&tape, &ids, 0)?;
+        if tape.backward(&states, d_states.clone())?.len() != lora.params().len() {
+            return Err(Failure::new("some factors got no gradient"));
+        }
+        Ok(())
+    })?;
+    let (arch, name) = (args.arch.name(), backend.name());
+    if args.json {
+        let line = json!({
+            "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": name, "arch": arch,
+            "precision": args.precision.name(), "rank": args.rank, "batch": args.batch, "threads": context.threads(),
+            "forward_s": rounded(forward_s, 4), "gradients_s": rounded(gradients_s, 4), "peak_rss_gb": peak_rss_gb(),
+        });
+        context.terminal.result(&line.to_string());
+    } else {
+        context.terminal.result(&format!(
+            "text encoder of {arch} {} on {name}: {forward_s:.3} s to encode, {gradients_s:.3} s with gradients, {:.2} GB",
+            args.precision,
+            peak_rss_gb()
+        ));
+    }
+    Ok(Outcome::Done)
+}
