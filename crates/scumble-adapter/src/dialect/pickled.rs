@@ -22,9 +22,23 @@ use super::{AdapterFile, Dialect, Encoded, MemorySource};
 use crate::error::{AdapterError, Result};
 use crate::table::{ModuleTable, Tower};
 
+/// What a dialect's files hold in this container.
+#[derive(Clone, Copy)]
+enum Form {
+    /// A tower's factors in their order, and tokens by name, each in a file of its own.
+    Lists,
+    /// A1111's dictionary around the rows of one word.
+    Embedding,
+    /// Rows by token.
+    Rows,
+}
+
 /// Dialects with such a form, and how its files end.
-const ENDINGS: [(&str, &str); 3] =
-    [("original", ".pt"), ("a1111-embedding", ".pt"), ("diffusers-embedding", ".bin")];
+const ENDINGS: [(&str, &str, Form); 3] = [
+    ("original", ".pt", Form::Lists),
+    ("a1111-embedding", ".pt", Form::Embedding),
+    ("diffusers-embedding", ".bin", Form::Rows),
+];
 
 /// How files end that readers take for torch's.
 const TORCH_ENDINGS: [&str; 4] = [".pt", ".bin", ".pth", ".ckpt"];
@@ -36,7 +50,11 @@ pub fn is_pickled_name(path: &Path) -> bool {
 
 /// How a dialect's pickled files end, if it has any.
 pub fn pickled_ending(dialect: &dyn Dialect) -> Option<&'static str> {
-    ENDINGS.iter().find(|(name, _)| *name == dialect.name()).map(|(_, ending)| *ending)
+    form_of(dialect).map(|(ending, _)| ending)
+}
+
+fn form_of(dialect: &dyn Dialect) -> Option<(&'static str, Form)> {
+    ENDINGS.iter().find(|(name, ..)| *name == dialect.name()).map(|(_, ending, form)| (*ending, *form))
 }
 
 /// The files beside `NAME.pt` that a reader of the original's lists takes as parts of the same adapter.
@@ -59,17 +77,16 @@ fn beside(path: &Path, ending: &str) -> Option<PathBuf> {
 
 /// Writes what a dialect made of an adapter; each file whole or not at all.
 pub(super) fn save(path: &Path, encoded: &Encoded, table: &ModuleTable, dialect: &dyn Dialect) -> Result<()> {
-    match pickled_ending(dialect) {
-        Some(ending) if !ends_with(path, ending) => {
-            return Err(wrong_name(path, format!("{} has a pickled form in {ending} only", dialect.name())));
-        }
-        None => return Err(wrong_name(path, format!("{} has no pickled form", dialect.name()))),
-        Some(_) => {}
+    let Some((ending, form)) = form_of(dialect) else {
+        return Err(wrong_name(path, format!("{} has no pickled form", dialect.name())));
+    };
+    if !ends_with(path, ending) {
+        return Err(wrong_name(path, format!("{} has a pickled form in {ending} only", dialect.name())));
     }
-    match dialect.name() {
-        "original" => save_lists(path, encoded, table),
-        "a1111-embedding" => save_embedding(path, encoded),
-        _ => write_items(path, &encoded.tensors, TorchItem::Dict),
+    match form {
+        Form::Lists => save_lists(path, encoded, table),
+        Form::Embedding => save_embedding(path, encoded),
+        Form::Rows => write_items(path, &encoded.tensors, TorchItem::Dict),
     }
 }
 

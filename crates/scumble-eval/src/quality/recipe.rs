@@ -1,7 +1,8 @@
 //! The run of each method: what differs is what learns, and how fast.
 //!
-//! Each kind of part has a rate of its own, because one that suits one method would make a straw man of another. They were
-//! chosen by hand for small models and a few hundred updates; `bench quality` takes others.
+//! Each kind of part has a rate of its own, because one that suits one method would make a straw man of another. They
+//! were chosen by hand for small models and a few hundred updates; `bench quality` takes others. What other rates of
+//! factors and of whole weights give, the sweep in docs/quality.md shows.
 
 use std::path::Path;
 

@@ -6,9 +6,9 @@
 //!
 //! The header maps names to `{dtype, shape, data_offsets: [begin, end]}` relative to the end of the header, and
 //! `__metadata__` to strings. The rules that keep a hostile file harmless: the header is at most 100 MB and inside
-//! the file, it has at most 262144 tensors, no key comes twice, data covers the rest of the file in order without hole or overlap, and every
-//! size is its shape times its element size, multiplied with overflow checks. Data may start at any address
-//! (older writers do not pad), so elements are copied, never cast in place.
+//! the file, it has at most 262144 tensors, no key comes twice, data covers the rest of the file in order without
+//! hole or overlap, and every size is its shape times its element size, multiplied with overflow checks. Data may
+//! start at any address (older writers do not pad), so elements are copied, never cast in place.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -14,8 +14,8 @@ use super::pickle::{TorchItem, write_torch};
 use super::safetensors::{sort_as_written, write_safetensors_with};
 use super::source::{TensorInfo, TensorSource};
 
-/// Memory kept for reuse between tensors: enough for the sizes that a UNet has again and again, because a fresh block costs
-/// more (the system clears it) than reading and writing what goes into it.
+/// Memory kept for reuse between tensors: enough for the sizes that a UNet has again and again, because
+/// clearing a fresh block costs the system about as much as reading and writing what goes into it.
 const KEPT_BYTES: usize = 160 << 20;
 
 /// Told how many bytes of tensors have passed, each time one has.

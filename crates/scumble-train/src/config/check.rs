@@ -390,18 +390,11 @@ fn check_optimizer(train: &Train) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Holes, HuberCurve, MaskLoss, MaskSource, Prediction};
-
-    fn good() -> TrainConfig {
-        let mut config = TrainConfig::default();
-        config.base.model = "base".into();
-        config.data.folder = "pictures".into();
-        config
-    }
+    use crate::config::{Holes, HuberCurve, MaskLoss, MaskSource, Prediction, minimal};
 
     #[test]
     fn defaults_with_a_base_and_pictures_work() {
-        good().check().unwrap();
+        minimal().check().unwrap();
     }
 
     #[test]
@@ -559,7 +552,7 @@ mod tests {
             ("validate.guidance", |c| c.validate.guidance = f64::NAN),
         ];
         for (expected, change) in cases {
-            let mut config = good();
+            let mut config = minimal();
             change(&mut config);
             match config.check() {
                 Err(error @ TrainError::Setting { .. }) => {
@@ -574,7 +567,7 @@ mod tests {
     #[test]
     fn an_odd_size_names_the_nearest_possible_one() {
         for (size, nearest) in [(500, "504"), (499, "496"), (3, "8"), (1, "8")] {
-            let mut config = good();
+            let mut config = minimal();
             config.data.height = size;
             let hints = config.check().unwrap_err().hints();
             assert!(hints[0].contains(nearest), "{size}: {hints:?}");

@@ -677,6 +677,15 @@ impl TrainConfig {
     }
 }
 
+/// The least that passes all checks: a base and pictures. The tests of this folder begin with it.
+#[cfg(test)]
+fn minimal() -> TrainConfig {
+    let mut config = TrainConfig::default();
+    config.base.model = "base".into();
+    config.data.folder = "pictures".into();
+    config
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -222,20 +222,13 @@ fn at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{FileFormat, Kind, Method, Targets};
-
-    fn good() -> TrainConfig {
-        let mut config = TrainConfig::default();
-        config.base.model = "base".into();
-        config.data.folder = "pictures".into();
-        config
-    }
+    use crate::config::{FileFormat, Kind, Method, Targets, minimal};
 
     type Change = fn(&mut TrainConfig);
 
     #[test]
     fn every_key_of_the_rules_is_a_setting() {
-        let (known, config) = (crate::config::all_fields(), good());
+        let (known, config) = (crate::config::all_fields(), minimal());
         for key in config.ruled_out().into_iter().chain(config.resting()).flat_map(|rule| rule.keys) {
             assert!(known.iter().any(|(name, _)| name == key), "{key}");
         }
@@ -266,7 +259,7 @@ mod tests {
             }),
         ];
         for (expected, change) in cases {
-            let mut config = good();
+            let mut config = minimal();
             change(&mut config);
             let error = config.check().expect_err(expected);
             assert!(error.to_string().starts_with(&format!("`{expected}`")), "{expected}: {error}");
@@ -295,7 +288,7 @@ mod tests {
             ("validate.sampler", |c| c.validate.sampler = Some("euler".into())),
         ];
         for (expected, change) in cases {
-            let mut config = good();
+            let mut config = minimal();
             change(&mut config);
             config.check().unwrap_or_else(|error| panic!("{expected}: {error}"));
             let told = config.resting_settings().unwrap();
@@ -328,7 +321,7 @@ mod tests {
             assert_eq!(config.resting_settings().unwrap(), [""; 0], "{name}");
         };
         for (index, change) in cases.iter().enumerate() {
-            let mut config = good();
+            let mut config = minimal();
             change(&mut config);
             passes(&config, &format!("case {index}"));
             passes(&config.resolved(), &format!("case {index}, as the run writes it"));

@@ -1,4 +1,8 @@
 //! A folder's small files for a checkpoint that is none: from its metadata, from a side-car folder, or derived.
+//!
+//! A model for upscaling needs numbers that no tensor tells. They are those of Stability-AI/stablediffusion's
+//! `configs/stable-diffusion/x4-upscaling.yaml`: `linear_start` 0.0001 and `linear_end` 0.02 of both schedules,
+//! `scale_factor` 0.08333, `parameterization` v and `max_noise_level` 350.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -214,7 +218,8 @@ pub(super) fn pretty(value: &Value) -> String {
     text
 }
 
-/// The published one's: noise of other strengths than the model removes.
+/// For the noise on the small picture. Its betas are those of the model's own schedule; the rest are the class's usual
+/// values, which do not count where noise is only added.
 fn low_res_scheduler() -> Value {
     json!({
         "_class_name": "DDPMScheduler",

@@ -49,7 +49,7 @@ pub fn check_negative(what: &str, requests: &[Request]) -> Result<()> {
 }
 
 /// Whether a request has a negative prompt and no guidance away from it. Tags in it act all the same.
-pub fn is_unheard(request: &Request) -> Result<bool> {
+fn is_unheard(request: &Request) -> Result<bool> {
     let (words, _) = tags::extract(&request.negative)?;
     Ok(request.guidance <= 1.0 && !words.trim().is_empty())
 }

@@ -73,8 +73,9 @@ fn parse(line: &str, common: &Request) -> std::result::Result<Request, String> {
     request.negative = options.negative.unwrap_or(request.negative);
     options.painting.apply(&mut request);
     options.painting.check(&request).map_err(|failure| failure.to_string())?;
-    if has_negative && idle::is_unheard(&request).map_err(|failure| failure.to_string())? {
-        return Err("--negative has no effect with a --guidance of 1 or less".to_owned());
+    if has_negative {
+        let alone = std::slice::from_ref(&request);
+        idle::check_negative("--negative", alone).map_err(|failure| failure.to_string())?;
     }
     Ok(request)
 }
