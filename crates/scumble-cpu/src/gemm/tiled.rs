@@ -1,20 +1,21 @@
 //! The product of bf16 operands on a matrix unit: packing, blocks and tasks. See [`crate::tiles`] for the tiles.
 //!
 //! ```text
-//! for group of depth blocks:                 packed right operand of at most PACKED numbers: last-level cache
-//!   pack the right operand                   tasks: strips
-//!   for rows x columns of the result:        tasks
-//!     for block of at most BLOCK_TILES:
-//!       pack the task's rows                 second-level cache
-//!       for two strips of columns:           20 KiB: first-level cache
-//!         for two strips of rows:            20 KiB stream past
-//!           unit, then sums or result
+//! for CHUNK_STRIPS of columns:
+//!   for group of depth blocks:               at most PACKED_TILES
+//!     pack the right operand                 tasks: strips
+//!     for rows x columns of the result:      tasks
+//!       for block of at most BLOCK_TILES:
+//!         pack the task's rows               second-level cache
+//!         for two strips of columns:
+//!           for two strips of rows:
+//!             unit, then sums or result
 //! ```
 //!
-//! A block's tiles of two strips on both sides and the sums (4 KiB) fill a first-level cache of 48 KiB; with a block of
-//! ten tiles, loading and storing the sums costs a sixth of the multiplications. Sums of unfinished elements are f32,
-//! tile after tile, a task's own. Each element's sum runs over the depth in order, in blocks that depend on the depth
-//! alone: neither threads nor tiles show in the result.
+//! The unit sums over the whole depth of a block in its registers and reads both operands from the second-level cache,
+//! which keeps up; blocks that fit the first-level cache send sums to memory and back too often (measured in
+//! `docs/performance.md`). Sums of unfinished elements are f32, tile after tile, a task's own. Each element's sum runs over
+//! the depth in order, in blocks that depend on the sizes alone: neither threads nor tiles show in the result.
 //!
 //! Packing is dear where a matrix is read few times: a layer of 1280 x 1280 over 64 tokens packs 2.5 MB of weights for
 //! 0.2 GFLOP. Copying rows is four times cheaper than turning squares, so the sides are exchanged where that is less

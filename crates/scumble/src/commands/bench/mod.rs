@@ -161,7 +161,7 @@ pub struct VaeArgs {
 /// Options of `bench compare`.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  scumble bench compare --peer \"python peer_sd15.py\" -- step --precision bf16 --steps 2"
+    after_help = "Examples:\n  scumble bench compare --peer \"python tools/peers/step.py\" -- step --precision bf16 --steps 2"
 )]
 pub struct CompareArgs {
     /// A shell command that prints a JSON object as its last line; numbers of the same names are compared
