@@ -52,6 +52,17 @@ fn operations_are_measured_in_both_precisions() {
 }
 
 #[test]
+fn the_text_encoder_is_measured_with_and_without_gradients() {
+    let mut command = scumble();
+    command.args(["bench", "text", "--batch", "1", "--repeats", "1", "--json"]);
+    let line: Value = serde_json::from_str(&text(&run(&mut command).stdout)).unwrap();
+    for measured in ["forward_s", "gradients_s"] {
+        assert!(line[measured].as_f64().unwrap() > 0.0, "{line}");
+    }
+    fail(scumble().args(["bench", "text", "--batch", "0"]), 2);
+}
+
+#[test]
 fn a_wrong_precision_is_refused_by_every_door() {
     let error = fail(scumble().args(["bench", "vae"]).env("SCUMBLE_PRECISION", "f8"), 2);
     assert!(error.contains("f8"), "{error}");

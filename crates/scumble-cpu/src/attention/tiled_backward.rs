@@ -507,13 +507,13 @@ impl Weigh<'_> {
                 let mut d_scores = [s.splat(0.0); 2];
                 for half in 0..2 {
                     let (query, visible) = (2 * pair + half, seen[half].saturating_sub(lane));
-                    let mut score = s.read(&self.scores[query * SIDE + lane..][..S::LANES]);
+                    let score = s.read(&self.scores[query * SIDE + lane..][..S::LANES]);
+                    let mut exponent = s.fma(score, factor, s.splat(-self.lse[query]));
                     if visible < S::LANES {
-                        score = masked(s, score, visible);
+                        exponent = masked(s, exponent, visible);
                     }
-                    let lse = s.splat(-self.lse[query]);
                     let d_p = s.read(&self.d_p[query * SIDE + lane..][..S::LANES]);
-                    weights[half] = exp2_for_bf16(s, s.fma(score, factor, lse));
+                    weights[half] = exp2_for_bf16(s, exponent);
                     d_scores[half] = s.mul(weights[half], s.sub(d_p, s.splat(self.dots[query])));
                     if visible == 0 {
                         // Queries behind the last have sums of no meaning.
@@ -536,11 +536,11 @@ impl Weigh<'_> {
     }
 }
 
-/// The first `visible` of the scores, the others masked.
+/// The first `visible` of the exponents, the others masked.
 #[inline(always)]
-fn masked<S: Simd>(s: S, scores: S::V, visible: usize) -> S::V {
+fn masked<S: Simd>(s: S, exponents: S::V, visible: usize) -> S::V {
     let mut lanes = [MASKED; SIDE];
-    s.write(&mut lanes[..S::LANES], scores);
+    s.write(&mut lanes[..S::LANES], exponents);
     lanes[visible..].fill(MASKED);
     s.read(&lanes[..S::LANES])
 }

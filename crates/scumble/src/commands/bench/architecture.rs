@@ -1,8 +1,18 @@
-//! Configurations of the published models.
+//! Configurations of the published models, and texts for them.
 
+use scumble_tensor::{Result, Tensor};
 use serde_json::{Value, json};
 
 use super::Arch;
+
+/// Tokens of a prompt.
+pub const TOKENS: usize = 77;
+
+/// Made-up texts, i64 `[count, TOKENS]`.
+pub fn token_ids(count: usize) -> Result<Tensor> {
+    let ids: Vec<i64> = (0..(count * TOKENS) as i64).map(|i| i * 7919 % 49_000).collect();
+    Tensor::from_slice(&ids, &[count, TOKENS])
+}
 
 /// The `unet/config.json` of an architecture.
 pub fn unet_config(arch: Arch) -> Value {

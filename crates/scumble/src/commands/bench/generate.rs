@@ -5,17 +5,15 @@ use scumble_model::text_encoder::TextEncoder;
 use scumble_model::unet::{Conditioning, UNet};
 use scumble_model::vae::Vae;
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Tape, Tensor, Var};
+use scumble_tensor::{Tape, Var};
 use serde_json::json;
 
-use super::architecture::{context_width, text_config, unet_config, vae_config};
+use super::architecture::{TOKENS, context_width, text_config, token_ids, unet_config, vae_config};
 use super::{GenerateArgs, peak_rss_gb, rounded, timed};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
 const SEED: u64 = 0;
-/// Tokens of a prompt.
-const TOKENS: usize = 77;
 
 /// Measures and prints.
 pub fn run(context: &Context, args: &GenerateArgs) -> Result {
@@ -33,8 +31,7 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
         Ok(Var::constant(backend.cast(&backend.upload(&host)?, dtype)?))
     };
     let tape = || Tape::inference(backend.clone());
-    let ids: Vec<i64> = (0..(2 * args.batch * TOKENS) as i64).map(|i| i * 7919 % 49_000).collect();
-    let ids = Tensor::from_slice(&ids, &[2 * args.batch, TOKENS])?;
+    let ids = token_ids(2 * args.batch)?;
     let text_s = timed(context, "encoding texts", args.repeats, || {
         text.states(&tape(), &ids, 0)?;
         Ok(())

@@ -33,8 +33,9 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     if args.batch == 0 || args.latent == 0 || args.steps == 0 {
         return Err(Failure::usage("--batch, --latent and --steps are at least 1"));
     }
-    let profile = Arc::new(Profiled::new(context.backend()?));
-    let backend = if args.profile { profile.clone() } else { context.backend()? };
+    let backend = context.backend()?;
+    let profiled = args.profile.then(|| Arc::new(Profiled::new(backend.clone())));
+    let backend: Arc<dyn Backend> = profiled.clone().map_or(backend, |profiled| profiled);
     context.terminal.status("making up the weights");
     let config = unet_config(args.arch);
     // Weights that learn are kept in f32, and computed with in the precision asked for.
@@ -54,8 +55,9 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
     let recompute = if args.checkpointing { Recompute::EVERYTHING } else { choice.recompute };
     for index in 0..=args.steps {
         context.terminal.status(&format!("step {index} of {}", args.steps));
-        if index == 1 {
-            profile.forget();
+        // The first step is not timed.
+        if let (1, Some(profiled)) = (index, &profiled) {
+            profiled.forget();
         }
         let start = Instant::now();
         let output = step::run(
@@ -73,7 +75,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
             measured.step.push(start.elapsed().as_secs_f64());
         }
     }
-    let profile = args.profile.then(|| (profile.json(args.steps), profile.table(args.steps)));
+    let profile = profiled.map(|profiled| (profiled.json(args.steps), profiled.table(args.steps)));
     for param in learner::all_params(&learners) {
         param.set_trainable(false);
     }
@@ -223,10 +225,19 @@ fn lora(unet: &UNet, args: &StepArgs, backend: &dyn Backend) -> Result<Vec<Param
         AdapterKind::Lokr => Kind::Kronecker(KroneckerOptions::default()),
     };
     let towers = Towers { unet: Some(unet.modules()), text_encoder: None };
-    let table = towers.table();
-    let tower = TowerTargets::new(Tower::UNet, preset, rank, rank as f32);
+    attached(towers, TowerTargets::new(Tower::UNet, preset, rank, rank as f32), kind, backend)
+}
+
+/// Makes an adapter on one tower and attaches it; its parameters.
+pub(super) fn attached(
+    towers: Towers<'_>,
+    tower: TowerTargets,
+    kind: Kind,
+    backend: &dyn Backend,
+) -> Result<Vec<Param>> {
     let targets = Targets { towers: vec![tower], ..Targets::default() };
-    let lora = TrainableLora::new(&fresh_on(&targets, towers, kind, SEED, backend)?, &table, backend)?;
-    drop(lora.attach(towers, 0.0, backend)?);
-    Ok(lora.params())
+    let fresh = fresh_on(&targets, towers, kind, SEED, backend)?;
+    let adapter = TrainableLora::new(&fresh, &towers.table(), backend)?;
+    drop(adapter.attach(towers, 0.0, backend)?);
+    Ok(adapter.params())
 }

@@ -3,21 +3,20 @@
 
 use scumble_adapter::Tower;
 use scumble_adapter::attach::Towers;
-use scumble_adapter::create::{Init, Kind, TrainableLora, fresh_on};
-use scumble_adapter::select::{Preset, Targets, TowerTargets};
+use scumble_adapter::create::{Init, Kind};
+use scumble_adapter::select::{Preset, TowerTargets};
 use scumble_model::text_encoder::TextEncoder;
+use scumble_tensor::Tape;
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Tape, Tensor};
 use serde_json::json;
 
-use super::architecture::{context_width, text_config};
+use super::architecture::{TOKENS, context_width, text_config, token_ids};
+use super::step::attached;
 use super::{TextArgs, peak_rss_gb, rounded, timed};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
 const SEED: u64 = 0;
-/// Tokens of a prompt.
-const TOKENS: usize = 77;
 
 /// Measures and prints.
 pub fn run(context: &Context, args: &TextArgs) -> Result {
@@ -28,25 +27,21 @@ pub fn run(context: &Context, args: &TextArgs) -> Result {
     let dtype = args.precision.dtype();
     context.terminal.status("making up the weights");
     let encoder = TextEncoder::fresh(&text_config(args.arch), SEED, backend.as_ref(), dtype)?;
-    let ids: Vec<i64> = (0..(args.batch * TOKENS) as i64).map(|i| i * 7919 % 49_000).collect();
-    let ids = Tensor::from_slice(&ids, &[args.batch, TOKENS])?;
+    let ids = token_ids(args.batch)?;
     let forward_s = timed(context, "encoding", args.repeats, || {
         encoder.states(&Tape::inference(backend.clone()), &ids, 0)?;
         Ok(())
     })?;
     let towers = Towers { unet: None, text_encoder: Some(encoder.modules()) };
     let tower = TowerTargets::new(Tower::TextEncoder, Preset::Attention, args.rank, args.rank as f32);
-    let targets = Targets { towers: vec![tower], ..Targets::default() };
-    let fresh = fresh_on(&targets, towers, Kind::LowRank(Init::Normal), SEED, backend.as_ref())?;
-    let lora = TrainableLora::new(&fresh, &towers.table(), backend.as_ref())?;
-    drop(lora.attach(towers, 0.0, backend.as_ref())?);
+    let params = attached(towers, tower, Kind::LowRank(Init::Normal), backend.as_ref())?;
     let d_states =
         stream(SEED, "bench gradient").randn_tensor(&[args.batch, TOKENS, context_width(args.arch)])?;
     let d_states = backend.cast(&backend.upload(&d_states)?, dtype)?;
     let gradients_s = timed(context, "encoding and gradients", args.repeats, || {
         let tape = Tape::recording(backend.clone());
         let states = encoder.states(&tape, &ids, 0)?;
-        if tape.backward(&states, d_states.clone())?.len() != lora.params().len() {
+        if tape.backward(&states, d_states.clone())?.len() != params.len() {
             return Err(Failure::new("some factors got no gradient"));
         }
         Ok(())
