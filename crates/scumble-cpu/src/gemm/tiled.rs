@@ -47,8 +47,9 @@ const CHUNK_STRIPS: usize = 40;
 const TASK_ROWS: usize = 256;
 /// Fewest strips of columns of a task, but for the only one.
 const FEWEST_STRIPS: usize = 8;
-/// Strips of the right operand that are packed together: runs of 512 bytes suit the memory.
-const PACKED_TOGETHER: usize = 16;
+/// Most and fewest strips of the right operand that are packed together: long runs suit the memory, and threads want to
+/// end at the same time.
+const PACKED_TOGETHER: [usize; 2] = [20, 4];
 
 /// Cycles, roughly, of packing a tile and of turning a tile of the result; a tile's multiplication takes 16.
 mod cost {
@@ -182,14 +183,17 @@ fn pack_right(
     packed: &mut [bf16],
 ) {
     let strips = columns.len().div_ceil(SIDE);
-    let tasks = strips.div_ceil(PACKED_TOGETHER);
+    let [most, fewest] = PACKED_TOGETHER;
+    let wanted = strips.div_ceil(most).max(engine.pool.threads().div_ceil(group.len().max(1)));
+    let together = strips.div_ceil(wanted).max(fewest);
+    let tasks = strips.div_ceil(together);
     let packed = SharedMut::new(packed);
     engine.pool.run(group.len() * tasks, |task, _| {
-        let (block, strip) = (task / tasks, (task % tasks) * PACKED_TOGETHER);
+        let (block, strip) = (task / tasks, (task % tasks) * together);
         let before: usize = group[..block].iter().map(|block| block.depth).sum();
         let depth = group[block].depth;
         let first = columns.start + strip * SIDE;
-        let count = (PACKED_TOGETHER * SIDE).min(columns.end - first);
+        let count = (together * SIDE).min(columns.end - first);
         let start = before * strips * SIDE + strip * SIDE * depth;
         // SAFETY: every task has strips of its own.
         let to = unsafe { packed.slice(start, count.div_ceil(SIDE) * SIDE * depth) };
