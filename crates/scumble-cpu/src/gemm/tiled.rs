@@ -47,9 +47,8 @@ const CHUNK_STRIPS: usize = 40;
 const TASK_ROWS: usize = 256;
 /// Fewest strips of columns of a task, but for the only one.
 const FEWEST_STRIPS: usize = 8;
-/// Most and fewest strips of the right operand that are packed together: long runs suit the memory, and threads want to
-/// end at the same time.
-const PACKED_TOGETHER: [usize; 2] = [20, 4];
+/// Most strips of the right operand that are packed together: long runs suit the memory.
+const PACKED_TOGETHER: usize = 20;
 
 /// Cycles, roughly, of packing a tile and of turning a tile of the result; a tile's multiplication takes 16.
 mod cost {
@@ -183,9 +182,7 @@ fn pack_right(
     packed: &mut [bf16],
 ) {
     let strips = columns.len().div_ceil(SIDE);
-    let [most, fewest] = PACKED_TOGETHER;
-    let wanted = strips.div_ceil(most).max(engine.pool.threads().div_ceil(group.len().max(1)));
-    let together = strips.div_ceil(wanted).max(fewest);
+    let together = packed_together(strips, group.len(), engine.pool.threads());
     let tasks = strips.div_ceil(together);
     let packed = SharedMut::new(packed);
     engine.pool.run(group.len() * tasks, |task, _| {
@@ -200,4 +197,33 @@ fn pack_right(
         engine.tier.run(Pack { operand: right, block: &group[block], first, count, side: Side::Right, to });
     });
     debug_assert!(group.iter().all(|block| (block.depth * SIDE).is_multiple_of(TILE)));
+}
+
+/// Strips of a packing task, in even shares: a third task would keep one of two threads waiting. `blocks` is how many
+/// blocks have tasks of their own.
+fn packed_together(strips: usize, blocks: usize, threads: usize) -> usize {
+    let wanted = threads.div_ceil(blocks).min(strips / FEWEST_STRIPS);
+    strips.div_ceil(wanted.max(strips.div_ceil(PACKED_TOGETHER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_is_shared_evenly_by_the_threads() {
+        for (strips, blocks, threads) in
+            (1..=CHUNK_STRIPS).flat_map(|s| (1..4).flat_map(move |b| (1..17).map(move |t| (s, b, t))))
+        {
+            let together = packed_together(strips, blocks, threads);
+            let tasks = strips.div_ceil(together);
+            assert!((1..=PACKED_TOGETHER).contains(&together));
+            let case = (strips, blocks, threads);
+            assert!(together >= FEWEST_STRIPS.min(strips), "{case:?}: {together} strips a task");
+            if strips >= threads * FEWEST_STRIPS {
+                assert!(tasks * blocks >= threads, "{case:?}: {tasks} tasks a block");
+            }
+        }
+        assert_eq!(packed_together(CHUNK_STRIPS, 1, 2), CHUNK_STRIPS / 2);
+    }
 }
