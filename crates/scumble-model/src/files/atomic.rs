@@ -6,17 +6,24 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::early_flush::EarlyFlush;
 use super::error::{FileError, Result};
+
+/// The most that one call to the system writes. More a call gains nothing, and some systems take several times as long
+/// for a megabyte in one call as in sixteen.
+const MOST_A_CALL: usize = 64 << 10;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// A file under construction; it takes its real name at [`AtomicFile::commit`] and vanishes when dropped before.
+/// What is written through it, rather than through [`AtomicFile::file`], goes to the disk meanwhile.
 pub struct AtomicFile {
     file: File,
+    early_flush: EarlyFlush,
     temporary: PathBuf,
     target: PathBuf,
     committed: bool,
@@ -32,7 +39,16 @@ impl AtomicFile {
         loop {
             let temporary = name_beside(target, "part").map_err(fail)?;
             match OpenOptions::new().write(true).read(true).create_new(true).open(&temporary) {
-                Ok(file) => return Ok(Self { file, temporary, target: target.into(), committed: false }),
+                Ok(file) => {
+                    let early_flush = EarlyFlush::default();
+                    return Ok(Self {
+                        file,
+                        early_flush,
+                        temporary,
+                        target: target.into(),
+                        committed: false,
+                    });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(fail(error)),
             }
@@ -47,11 +63,30 @@ impl AtomicFile {
     /// Flushes to the disk and gives the file its name, replacing what was there.
     pub fn commit(mut self) -> Result<()> {
         let fail = |source| FileError::Write { file: self.target.clone(), source };
+        self.early_flush.finish().map_err(fail)?;
         self.file.sync_all().map_err(fail)?;
         std::fs::rename(&self.temporary, &self.target).map_err(fail)?;
         self.committed = true;
         sync_folder(&self.target);
         Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(&bytes[..bytes.len().min(MOST_A_CALL)])?;
+        self.early_flush.wrote(&self.file, written)?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
     }
 }
 
@@ -163,7 +198,6 @@ pub fn atomic_write<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {
@@ -181,6 +215,22 @@ mod tests {
         atomic_write(&path, |file| file.write_all(b"new")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_written_through_it_arrives_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let mut file = AtomicFile::create(&path).unwrap();
+        let content: Vec<u8> = (0..3 * MOST_A_CALL + 7).map(|i| (i % 251) as u8).collect();
+        file.write_all(&content).unwrap();
+        file.seek(SeekFrom::Start(5)).unwrap();
+        file.write_all(b"five").unwrap();
+        file.commit().unwrap();
+        let found = std::fs::read(&path).unwrap();
+        assert_eq!(found.len(), content.len());
+        assert_eq!(&found[5..9], b"five");
+        assert!(found[..5] == content[..5] && found[9..] == content[9..]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! anything, and none takes memory by what a file claims before checking the claim against the file's length.
 
 mod atomic;
+mod early_flush;
 mod error;
 mod pickle;
 mod positioned;

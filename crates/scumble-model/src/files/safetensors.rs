@@ -339,7 +339,7 @@ pub fn write_safetensors_with(
     let mut target = AtomicFile::create(path)?;
     let write_error = |source| FileError::Write { file: path.into(), source };
     {
-        let mut out = BufWriter::with_capacity(1 << 20, target.file());
+        let mut out = BufWriter::with_capacity(1 << 20, &mut target);
         out.write_all(&(header.len() as u64).to_le_bytes()).map_err(write_error)?;
         out.write_all(&header).map_err(write_error)?;
         for (name, info) in &layout {

@@ -67,7 +67,7 @@ pub fn write_torch(
             .with_alignment_and_header_id(ALIGNMENT, PADDING_ID)
             .large_file(bytes as u64 >= u64::from(u32::MAX))
     };
-    let mut zip = ZipWriter::new(BufWriter::with_capacity(1 << 20, target.file()));
+    let mut zip = ZipWriter::new(BufWriter::with_capacity(1 << 20, &mut target));
     zip.start_file("archive/data.pkl", entry(pickle.bytes.len())).map_err(pack)?;
     zip.write_all(&pickle.bytes).map_err(write)?;
     for (key, (name, info)) in pickle.storages.iter().enumerate() {
