@@ -33,12 +33,13 @@
 //! ```
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
-use half::slice::HalfFloatSliceExt as _;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use scumble_model::files::TensorSource;
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Backend, DType, Tensor};
+use scumble_tensor::{Backend, DType, Element, Tensor};
 
 use crate::adapter::{Adapter, LowRankFactors};
 use crate::error::{AdapterError, Result};
@@ -127,7 +128,7 @@ pub fn extract(
         adapter: Adapter::default(),
         report: LossReport::default(),
         unchanged: 0,
-        left_out: left_out(pairs, modules)?,
+        left_out: left_out(pairs, modules, options.threads)?,
     };
     for (path, result) in done {
         match result {
@@ -272,61 +273,59 @@ fn quantile_of(mut values: Vec<f64>, quantile: f64) -> f64 {
 
 /// `tuned - base` in f32: exact for 16-bit weights.
 fn difference(base: &Tensor, tuned: &Tensor) -> Result<Tensor> {
-    let mut result = to_f32(tuned)?;
-    let base = to_f32(base)?;
-    let subtract = |to: &mut [f32]| -> Result<()> {
-        to.iter_mut().zip(base.as_slice::<f32>()?).for_each(|(to, base)| *to -= base);
-        Ok(())
-    };
-    // Weights that are f32 already are shared with nobody, as they were just read.
-    match result.get_mut::<f32>()? {
-        Some(values) => subtract(values)?,
-        None => {
-            let mut values = result.to_vec::<f32>()?;
-            subtract(&mut values)?;
-            result = Tensor::from_slice(&values, result.dims())?;
+    match (base.dtype(), tuned.dtype()) {
+        (DType::F16, DType::F16) => halves_apart::<f16>(base, tuned),
+        (DType::BF16, DType::BF16) => halves_apart::<bf16>(base, tuned),
+        _ => {
+            let mut values = tuned.to_dtype(DType::F32)?.to_vec::<f32>()?;
+            let base = base.to_dtype(DType::F32)?;
+            values.iter_mut().zip(base.as_slice::<f32>()?).for_each(|(to, base)| *to -= base);
+            Ok(Tensor::from_slice(&values, tuned.dims())?)
         }
     }
-    Ok(result)
 }
 
-/// As [`Tensor::to_dtype`], by whole slices where the machine can.
-fn to_f32(tensor: &Tensor) -> Result<Tensor> {
-    Ok(match tensor.dtype() {
-        DType::F16 => {
-            let source = tensor.as_slice::<f16>()?;
-            Tensor::build::<f32>(tensor.dims(), |out| source.convert_to_f32_slice(out))?
+/// `tuned - base`, widened in pieces that stay in the first-level cache.
+fn halves_apart<T: Element>(base: &Tensor, tuned: &Tensor) -> Result<Tensor>
+where
+    [T]: HalfFloatSliceExt,
+{
+    const PIECE: usize = 2048;
+    let (base, values) = (base.as_slice::<T>()?, tuned.as_slice::<T>()?);
+    let subtract = |out: &mut [f32]| {
+        let mut widened = [0.0; PIECE];
+        for ((out, tuned), base) in out.chunks_mut(PIECE).zip(values.chunks(PIECE)).zip(base.chunks(PIECE)) {
+            tuned.convert_to_f32_slice(out);
+            let widened = &mut widened[..base.len()];
+            base.convert_to_f32_slice(widened);
+            out.iter_mut().zip(widened).for_each(|(to, base)| *to -= *base);
         }
-        DType::BF16 => {
-            let source = tensor.as_slice::<bf16>()?;
-            Tensor::build::<f32>(tensor.dims(), |out| source.convert_to_f32_slice(out))?
-        }
-        _ => tensor.to_dtype(DType::F32)?,
-    })
+    };
+    Ok(Tensor::build::<f32>(tuned.dims(), subtract)?)
 }
 
 /// Tensors that differ though no module of the extraction has them.
-fn left_out(pairs: &[TowerPair<'_>], modules: &[&Module]) -> Result<Vec<String>> {
-    let taken: std::collections::BTreeSet<String> =
-        modules.iter().map(|module| format!("{}.weight", module.path)).collect();
-    let mut differing = Vec::new();
-    for pair in pairs {
-        for name in pair.base.names() {
-            let path = format!("{}.{name}", pair.tower.prefix());
-            if taken.contains(&path) || pair.tuned.info(&name).is_none() {
-                continue;
-            }
-            let (base, tuned) = (pair.base.read(&name)?, pair.tuned.read(&name)?);
-            let same_type = base.dtype() == tuned.dtype();
-            let equal = match same_type {
-                true => base.bytes()? == tuned.bytes()?,
-                false => to_f32(&base)?.bytes()? == to_f32(&tuned)?.bytes()?,
-            };
-            if !equal {
-                differing.push(path);
-            }
-        }
-    }
+fn left_out(pairs: &[TowerPair<'_>], modules: &[&Module], threads: usize) -> Result<Vec<String>> {
+    let taken: BTreeSet<String> = modules.iter().map(|module| format!("{}.weight", module.path)).collect();
+    let mut others: Vec<(&TowerPair<'_>, String)> = pairs
+        .iter()
+        .flat_map(|pair| pair.base.names().into_iter().map(move |name| (pair, name)))
+        .filter(|(pair, name)| {
+            !taken.contains(&format!("{}.{name}", pair.tower.prefix())) && pair.tuned.info(name).is_some()
+        })
+        .collect();
+    // Tensors of a size one after the other, so that each takes the memory of the one before.
+    others.sort_by_key(|(pair, name)| Reverse(pair.base.info(name).map_or(0, |info| info.bytes())));
+    let differing = parallel::map(threads, &others, &|_| (), |(pair, name)| {
+        let (base, tuned) = (pair.base.read(name)?, pair.tuned.read(name)?);
+        let equal = match base.dtype() == tuned.dtype() {
+            true => base.bytes()? == tuned.bytes()?,
+            false => base.to_dtype(DType::F32)?.bytes()? == tuned.to_dtype(DType::F32)?.bytes()?,
+        };
+        Ok((!equal).then(|| format!("{}.{name}", pair.tower.prefix())))
+    })?;
+    let mut differing: Vec<String> = differing.into_iter().flatten().collect();
+    differing.sort();
     Ok(differing)
 }
 

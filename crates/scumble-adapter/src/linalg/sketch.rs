@@ -119,8 +119,9 @@ fn find(
     let mut round = 0;
     loop {
         let q = orthonormal(on_host(&y)?);
-        let z = backend.matmul(MatMul::tn(&a, &backend.upload(&q.to_tensor(&[m, width])?)?))?;
-        let z = on_host(&z)?;
+        // As (Q^T A)^T, which reads A in the order in which it lies in memory.
+        let z = backend.matmul(MatMul::tn(&backend.upload(&q.to_tensor(&[m, width])?)?, &a))?;
+        let z = on_host(&z)?.transposed();
         let qr = Qr::new(z.clone());
         let svd = left_svd(&qr.r().transposed());
         let captured: f64 = svd.values.iter().take(most).map(|value| value * value).sum();

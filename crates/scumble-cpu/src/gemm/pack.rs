@@ -185,6 +185,8 @@ fn rows_to_strips<E: Scalar, S: Simd>(
     to[at..count.next_multiple_of(ROWS) * block.depth].fill(0.0);
 }
 
+/// Each line takes six neighbours of a run. Where a whole vector of the run is there it is written whole: the next lines
+/// overwrite what does not belong, and storing a part of a vector takes some processors several times as long.
 #[inline(always)]
 fn columns_to_strips<E: Scalar, S: Simd>(
     s: S,
@@ -194,15 +196,21 @@ fn columns_to_strips<E: Scalar, S: Simd>(
     count: usize,
     to: &mut [f32],
 ) {
+    let strip = block.depth * ROWS;
     let mut depth = 0;
     for chunk in &block.chunks {
         for k in chunk.start..chunk.start + chunk.len {
-            let run = &a.run(k, chunk.segment)[first..first + count];
+            let run = &a.run(k, chunk.segment)[first..];
             let (mut at, mut line) = (0, depth * ROWS);
+            let is_followed = S::LANES > ROWS && depth * ROWS + S::LANES <= strip;
             while at < count {
-                copy(s, &run[at..count.min(at + ROWS)], &mut to[line..line + ROWS]);
+                if is_followed && at + ROWS <= count && at + S::LANES <= run.len() {
+                    s.write(&mut to[line..line + S::LANES], E::read(s, &run[at..at + S::LANES]));
+                } else {
+                    copy(s, &run[at..count.min(at + ROWS)], &mut to[line..line + ROWS]);
+                }
                 at += ROWS;
-                line += block.depth * ROWS;
+                line += strip;
             }
             depth += 1;
         }
