@@ -1,6 +1,6 @@
-"""Writes a full-size Stable Diffusion 1.5 folder of random f16 weights, and a random LoRA for it, to measure with.
+"""Writes a full-size Stable Diffusion 1.5 folder of random f16 weights, and random LoRAs for it, to measure with.
 
-    python tools/random_sd15.py FOLDER RANK      # FOLDER/model (2.1 GB), FOLDER/rankRANK.safetensors
+    python tools/random_sd15.py FOLDER RANK...   # FOLDER/model (2.1 GB), FOLDER/rankRANK.safetensors for each rank
 
 Needs torch, diffusers, transformers and safetensors. Nothing is downloaded: the configurations are written out here.
 """
@@ -37,8 +37,15 @@ def fill(shape, generator):
     return torch.empty(shape, dtype=torch.float32).normal_(0, 0.02, generator=generator).half().contiguous()
 
 
+def add_factors(adapter, module, shape, rank, generator):
+    out, *rest = shape
+    adapter[f"{module}.lora_A.weight"] = fill([rank, *rest], generator)
+    adapter[f"{module}.lora_B.weight"] = fill([out, rank, *[1] * (len(rest) - 1)], generator)
+
+
 def main():
-    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    folder, ranks = Path(sys.argv[1]), [int(rank) for rank in sys.argv[2:]]
+    generators = {rank: torch.Generator().manual_seed(1 + rank) for rank in ranks}
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         parts = {
@@ -46,7 +53,7 @@ def main():
             "vae": ("diffusion_pytorch_model", VAE, AutoencoderKL(**VAE)),
             "text_encoder": ("model", TEXT, CLIPTextModel(CLIPTextConfig(**TEXT))),
         }
-    adapter = {}
+    adapters = {rank: {} for rank in ranks}
     for part, (stem, config, model) in parts.items():
         place = folder / "model" / part
         place.mkdir(parents=True, exist_ok=True)
@@ -61,12 +68,14 @@ def main():
             module = name.removesuffix(".weight")
             inside = part != "vae" and (".attentions." in name or ".layers." in name)
             if inside and name.endswith(".weight") and any(module.endswith("." + end) for end in ADAPTED):
-                out, *rest = tensor.shape
-                adapter[f"{part}.{module}.lora_A.weight"] = fill([rank, *rest], generator)
-                adapter[f"{part}.{module}.lora_B.weight"] = fill([out, rank, *[1] * (len(rest) - 1)], generator)
+                for rank, adapter in adapters.items():
+                    add_factors(adapter, f"{part}.{module}", tensor.shape, rank, generators[rank])
         save_file(tensors, place / f"{stem}.safetensors", {"format": "pt"})
-    (folder / "model" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    save_file(adapter, folder / f"rank{rank}.safetensors", {"format": "pt"})
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+             "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"]}
+    (folder / "model" / "model_index.json").write_text(json.dumps(index))
+    for rank, adapter in adapters.items():
+        save_file(adapter, folder / f"rank{rank}.safetensors", {"format": "pt"})
 
 
 main()

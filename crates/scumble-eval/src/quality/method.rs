@@ -24,6 +24,8 @@ pub enum Method {
     LoraText,
     /// A new word, then factors on both.
     Pivotal,
+    /// A new word and factors on both, from the first update on.
+    PivotalSingle,
     /// Every weight of the UNet.
     Full,
     /// Every weight of the UNet, with pictures of the class beside (DreamBooth).
@@ -32,7 +34,7 @@ pub enum Method {
 
 impl Method {
     /// All, from nothing to everything.
-    pub const ALL: [Method; 11] = [
+    pub const ALL: [Method; 12] = [
         Method::None,
         Method::TextualInversion,
         Method::Lora,
@@ -42,17 +44,19 @@ impl Method {
         Method::Lokr,
         Method::LoraText,
         Method::Pivotal,
+        Method::PivotalSingle,
         Method::Full,
         Method::FullPrior,
     ];
 
     /// Those that are compared where none are named.
-    pub const USUAL: [Method; 7] = [
+    pub const USUAL: [Method; 8] = [
         Method::None,
         Method::TextualInversion,
         Method::Lora,
         Method::LoraText,
         Method::Pivotal,
+        Method::PivotalSingle,
         Method::Full,
         Method::FullPrior,
     ];
@@ -69,6 +73,7 @@ impl Method {
             Method::Lokr => "lokr",
             Method::LoraText => "lora-text",
             Method::Pivotal => "pivotal",
+            Method::PivotalSingle => "pivotal-single",
             Method::Full => "full",
             Method::FullPrior => "full-prior",
         }
@@ -86,6 +91,7 @@ impl Method {
             Method::Lokr => "LoKr, UNet",
             Method::LoraText => "LoRA, UNet + text",
             Method::Pivotal => "pivotal tuning",
+            Method::PivotalSingle => "pivotal, one phase",
             Method::Full => "full fine-tuning",
             Method::FullPrior => "full + prior",
         }
@@ -93,7 +99,7 @@ impl Method {
 
     /// Whether it learns a new word.
     pub fn has_word(self) -> bool {
-        matches!(self, Method::TextualInversion | Method::Pivotal)
+        matches!(self, Method::TextualInversion | Method::Pivotal | Method::PivotalSingle)
     }
 
     /// Whether what it learns is a whole model.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for a set:  base alone -> pictures of the set's prompts and of the world's (the latter: what drift is measured from)
-//!   for a method:   train `steps` updates                              (equal steps)
+//!   for a method:   train `steps` updates                              (equal steps; LoRA worn at several strengths)
 //!                   train round(T / its seconds an update) updates     (equal time; T: what the adapter on the UNet took)
 //!                   each: the same prompts and seeds painted, judged; size of the file
 //! ```
@@ -61,6 +61,8 @@ pub struct Comparison {
     pub rank: usize,
     /// Learning rates.
     pub rates: Rates,
+    /// Strengths beside 1 at which the adapter on the UNet is looked at.
+    pub strengths: Vec<f64>,
     /// Class pictures for prior preservation.
     pub class_count: usize,
     /// Seeds of each prompt.
@@ -96,6 +98,8 @@ pub struct Trial {
     pub method: Method,
     /// How its updates were counted.
     pub regime: Regime,
+    /// Strength at which an adapter is worn; 1 for everything else.
+    pub strength: f64,
     /// Updates.
     pub steps: u64,
     /// Seconds of one update: the median.
@@ -232,6 +236,7 @@ impl Course<'_> {
             }
             at_equal_steps.push((method, done.trial.train_seconds / done.trial.steps.max(1) as f64));
             outcome.trials.push(done.trial);
+            outcome.trials.extend(done.at_strengths);
             columns.push((method, done.of_set, done.of_world));
         }
         // Without the adapter among the methods the first one sets the time.
@@ -256,6 +261,7 @@ impl Course<'_> {
             set: self.set.name(),
             method: Method::None,
             regime: Regime::Untrained,
+            strength: 1.0,
             steps: 0,
             step_seconds: 0.0,
             train_seconds: 0.0,

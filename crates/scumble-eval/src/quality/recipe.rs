@@ -29,7 +29,7 @@ pub struct Rates {
 
 impl Default for Rates {
     fn default() -> Self {
-        Self { lora: 5e-4, text: 5e-4, tokens: 5e-3, full: 5e-5 }
+        Self { lora: 2e-4, text: 1e-4, tokens: 5e-3, full: 5e-5 }
     }
 }
 
@@ -75,6 +75,7 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
         method: match method {
             Method::TextualInversion => config::Method::TextualInversion,
             Method::Pivotal => config::Method::Pivotal,
+            Method::PivotalSingle => config::Method::PivotalSingle,
             Method::Full | Method::FullPrior => config::Method::Full,
             _ => config::Method::Lora,
         },
@@ -100,7 +101,7 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
         run.lora.unet.targets = if method == Method::LoraConv { Targets::All } else { Targets::AllLinear };
         run.lora.unet.rank = lesson.rank;
     }
-    if matches!(method, Method::LoraText | Method::Pivotal) {
+    if matches!(method, Method::LoraText | Method::Pivotal | Method::PivotalSingle) {
         run.lora.text_encoder.train = true;
         run.lora.text_encoder.rank = lesson.rank;
         run.train.lr_text_encoder = lesson.rates.text;

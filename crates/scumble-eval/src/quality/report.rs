@@ -59,7 +59,11 @@ pub fn text(trials: &[Trial]) -> String {
     out.join("\n").trim_end().to_owned()
 }
 
-/// A sentence for each set: the adapter against full fine-tuning at equal updates. Empty without both.
+/// The share of full fine-tuning's gain that an adapter should have at least.
+const ENOUGH: f64 = 0.9;
+
+/// For each set the adapter against full fine-tuning at equal updates, and the same at the least strength that gains
+/// enough, if it was worn at several. Empty without both.
 pub fn verdicts(trials: &[Trial]) -> Vec<String> {
     let mut sets: Vec<&str> = trials.iter().map(|trial| trial.set).collect();
     sets.dedup();
@@ -82,7 +86,21 @@ pub fn verdicts(trials: &[Trial]) -> Vec<String> {
             lora.file_bytes as f64 / (full.file_bytes as f64).max(1.0),
         ))
     };
-    sets.into_iter().filter_map(verdict).collect()
+    let weakest = |set: &str| {
+        let table: Vec<&Trial> =
+            trials.iter().filter(|trial| trial.set == set && trial.regime != Regime::EqualTime).collect();
+        let full = table.iter().find(|trial| trial.method == Method::Full)?.drift.as_ref()?.drift.mean;
+        let enough = |trial: &&&Trial| gain_against_full(trial, &table).is_some_and(|gain| gain >= ENOUGH);
+        let worn = table.iter().filter(|trial| trial.method == Method::Lora && trial.strength < 1.0);
+        let worn = worn.filter(enough).min_by(|a, b| a.strength.total_cmp(&b.strength))?;
+        Some(format!(
+            "{set}: worn at strength {} the adapter still has {:.0} % of that gain, and drift {:.4} against {full:.4}",
+            worn.strength,
+            100.0 * gain_against_full(worn, &table)?,
+            worn.drift.as_ref()?.drift.mean,
+        ))
+    };
+    sets.into_iter().flat_map(|set| [verdict(set), weakest(set)]).flatten().collect()
 }
 
 type Table = (String, Vec<[String; 9]>);
@@ -124,7 +142,7 @@ fn row(trial: &Trial, table: &[&Trial]) -> [String; 9] {
     let when = |value: String| if is_trained { value } else { "-".into() };
     let gain = gain_against_full(trial, table).filter(|_| is_trained);
     [
-        trial.method.label().to_owned(),
+        label(trial),
         when(trial.steps.to_string()),
         format!("{:.4} ± {:.4}", trial.image_alignment.mean, trial.image_alignment.error),
         gain.map_or("-".into(), |gain| format!("{:.0} %", 100.0 * gain)),
@@ -134,6 +152,11 @@ fn row(trial: &Trial, table: &[&Trial]) -> [String; 9] {
         when(format!("{:.1}", trial.train_seconds)),
         when(size(trial.file_bytes)),
     ]
+}
+
+fn label(trial: &Trial) -> String {
+    let name = trial.method.label();
+    if trial.strength == 1.0 { name.to_owned() } else { format!("{name}, at strength {}", trial.strength) }
 }
 
 fn size(bytes: u64) -> String {
@@ -172,6 +195,7 @@ pub(super) fn sheet(course: &Course<'_>, columns: &[(Method, Vec<Picture>, Vec<P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluate::Drift;
     use crate::measure::Mean;
 
     fn trial(method: Method, regime: Regime, image: f64) -> Trial {
@@ -180,6 +204,7 @@ mod tests {
             set: "robot",
             method,
             regime,
+            strength: 1.0,
             steps: 10,
             step_seconds: 0.25,
             train_seconds: 2.5,
@@ -216,6 +241,21 @@ mod tests {
         let verdicts = verdicts(&trials);
         assert_eq!(verdicts.len(), 1);
         assert!(verdicts[0].contains("90 %") && verdicts[0].contains("1.00 of its time"), "{verdicts:?}");
+        let weaker = |strength: f64, image: f64, drift: f64| {
+            let mean = Mean { mean: drift, error: 0.0, count: 4 };
+            let drift =
+                Drift { drift: mean, pixels: mean, text_alignment_before: mean, text_alignment_after: mean };
+            Trial { strength, drift: Some(drift), ..trial(Method::Lora, Regime::EqualSteps, image) }
+        };
+        let mut worn = trials.to_vec();
+        worn[2].drift = weaker(1.0, 0.6, 0.07).drift;
+        worn.extend([weaker(0.7, 0.59, 0.05), weaker(0.5, 0.5, 0.02)]);
+        let sentence = &super::verdicts(&worn)[1];
+        assert!(
+            sentence.contains("strength 0.7") && sentence.contains("0.0500 against 0.0700"),
+            "{sentence}"
+        );
+        assert!(markdown(&worn).contains("| LoRA, UNet, at strength 0.5 |"));
         let plain = super::text(&trials);
         assert!(plain.lines().count() > 8 && !plain.contains('|'), "{plain}");
     }

@@ -25,6 +25,8 @@ pub(super) struct Done {
     pub trial: Trial,
     pub of_set: Vec<Picture>,
     pub of_world: Vec<Picture>,
+    /// What the same training gives at other strengths.
+    pub at_strengths: Vec<Trial>,
 }
 
 /// What a run left to paint with.
@@ -33,6 +35,13 @@ struct Learned {
     adapters: Vec<AdapterUse>,
     embeddings: Vec<EmbeddingUse>,
     bytes: u64,
+}
+
+/// What the judge says of a trial's pictures.
+struct Seen {
+    text_alignment: Mean,
+    image_alignment: Mean,
+    drift: Option<evaluate::Drift>,
 }
 
 impl Course<'_> {
@@ -73,33 +82,51 @@ impl Course<'_> {
         };
         let Some(summary) = services.train(&config, &reporter)? else { return Ok(None) };
         let learned = learned(method, &summary, &trigger(method, self.set))?;
-        let Some((of_set, of_world)) = self.paint(method, &learned)? else { return Ok(None) };
         let seconds: Vec<f64> = metrics::read(&summary.folder.join("metrics.jsonl"))?
             .iter()
             .map(|record| record.seconds)
             .collect();
-        let (text_alignment, image_alignment) = self.alignments(&of_set)?;
-        let texts = self.drift_questions();
-        let drift = evaluate::drift(self.judge, &texts, &self.before.of_world, &of_world)?;
-        discard(&summary, &learned)?;
-        let trial = Trial {
+        let about = |strength: f64, seen: Seen| Trial {
             set: self.set.name(),
             method,
             regime,
+            strength,
             steps,
             step_seconds: median(&seconds),
             train_seconds: seconds.iter().sum(),
             trained: trained.get(),
             file_bytes: learned.bytes,
-            text_alignment,
-            image_alignment,
-            drift,
+            text_alignment: seen.text_alignment,
+            image_alignment: seen.image_alignment,
+            drift: seen.drift,
         };
-        Ok(Some(Done { trial, of_set, of_world }))
+        let Some((of_set, of_world)) = self.paint(method, &learned, 1.0)? else { return Ok(None) };
+        let trial = about(1.0, self.look(&of_set, &of_world)?);
+        let mut at_strengths = Vec::new();
+        let is_adapter_on_unet = method == Method::Lora && regime == Regime::EqualSteps;
+        for &strength in comparison.strengths.iter().filter(|_| is_adapter_on_unet) {
+            let Some((of_set, of_world)) = self.paint(method, &learned, strength)? else { return Ok(None) };
+            at_strengths.push(about(strength, self.look(&of_set, &of_world)?));
+        }
+        discard(&summary, &learned)?;
+        Ok(Some(Done { trial, of_set, of_world, at_strengths }))
+    }
+
+    /// Judges what was painted.
+    fn look(&self, of_set: &[Picture], of_world: &[Picture]) -> Result<Seen> {
+        let (text_alignment, image_alignment) = self.alignments(of_set)?;
+        let texts = self.drift_questions();
+        let drift = evaluate::drift(self.judge, &texts, &self.before.of_world, of_world)?;
+        Ok(Seen { text_alignment, image_alignment, drift })
     }
 
     /// Pictures of the set's prompts and of the world's.
-    fn paint(&self, method: Method, learned: &Learned) -> Result<Option<(Vec<Picture>, Vec<Picture>)>> {
+    fn paint(
+        &self,
+        method: Method,
+        learned: &Learned,
+        strength: f64,
+    ) -> Result<Option<(Vec<Picture>, Vec<Picture>)>> {
         let opened = match &learned.model {
             Some(folder) => Some(BaseFiles::open(&folder.display().to_string(), &BaseOptions::default())?),
             None => None,
@@ -107,8 +134,10 @@ impl Course<'_> {
         let files = opened.as_ref().unwrap_or(self.files);
         let studio =
             Studio::open(files, Arc::clone(&self.services.backend), self.comparison.precision.dtype())?;
+        let strength = strength as f32;
+        let worn = |adapter: &AdapterUse| AdapterUse::new(adapter.file.clone(), strength, strength);
         let common = Request {
-            adapters: learned.adapters.clone(),
+            adapters: learned.adapters.iter().map(worn).collect(),
             embeddings: learned.embeddings.clone(),
             ..self.comparison.painting.clone()
         };

@@ -33,8 +33,13 @@ pub fn run(context: &Context, args: &CompareArgs) -> Result {
         let peer = numbers("the peer", shell(&args.peer))?;
         context.terminal.status(&format!("round {round} of {}: ours", args.rounds));
         let ours = numbers("this program", ours(context, &args.ours)?)?;
-        for (name, [ours, peer]) in common(&ours, &peer) {
-            rounds.entry(name).or_default().push([ours, peer]);
+        let pairs = common(&ours, &peer);
+        // So that a long comparison that is cut off has said something.
+        let said = pairs.iter().map(|(name, [ours, peer])| format!("{name} {ours:.3} against {peer:.3}"));
+        let said = said.collect::<Vec<_>>().join(", ");
+        context.terminal.status(&format!("round {round} of {}: {said}", args.rounds));
+        for (name, pair) in pairs {
+            rounds.entry(name).or_default().push(pair);
         }
     }
     rounds.retain(|_, pairs| pairs.len() == args.rounds);

@@ -35,7 +35,7 @@ pub struct QualityArgs {
     /// Subjects and styles to learn: robot, monster, owl, neon, blueprint, chalk
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "robot,neon", value_parser = set)]
     sets: Vec<Set>,
-    /// Ways to learn: textual-inversion, lora, lora-text, pivotal, full, full-prior (the default), lora-conv, dora, loha, lokr
+    /// Ways to learn: textual-inversion, lora, lora-text, pivotal, pivotal-single, full, full-prior (the default), lora-conv, dora, loha, lokr
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Updates of each training
@@ -48,7 +48,7 @@ pub struct QualityArgs {
     #[arg(long, value_name = "N", default_value = "4")]
     batch: std::num::NonZeroUsize,
     /// Width of the adapters' factors
-    #[arg(long, value_name = "N", default_value = "8")]
+    #[arg(long, value_name = "N", default_value = "32")]
     rank: std::num::NonZeroUsize,
     /// Learning rate of factors on the UNet
     #[arg(long, value_name = "RATE", default_value_t = Rates::default().lora)]
@@ -62,6 +62,9 @@ pub struct QualityArgs {
     /// Learning rate of whole weights
     #[arg(long, value_name = "RATE", default_value_t = Rates::default().full)]
     lr_full: f64,
+    /// Strengths beside 1 at which the adapter on the UNet is worn and judged
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "0.9,0.7", value_parser = strength)]
+    strengths: Vec<f64>,
     /// Class pictures for prior preservation
     #[arg(long, value_name = "N", default_value = "32")]
     class_count: std::num::NonZeroUsize,
@@ -91,6 +94,11 @@ pub struct QualityArgs {
 fn set(name: &str) -> std::result::Result<Set, String> {
     let names: Vec<&str> = Set::ALL.iter().map(|set| set.name()).collect();
     Set::named(name).ok_or_else(|| format!("there are {}", names.join(", ")))
+}
+
+fn strength(text: &str) -> std::result::Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|number| (0.0..1.0).contains(number));
+    number.ok_or_else(|| "expected numbers from 0 to less than 1, such as 0.9,0.7".to_owned())
 }
 
 /// Hears of trainings: their progress only, of plans and phases there would be too many.
@@ -168,6 +176,7 @@ fn comparison(args: &QualityArgs) -> Comparison {
         batch: args.batch.get(),
         rank: args.rank.get(),
         rates: Rates { lora: args.lr_lora, text: args.lr_text, tokens: args.lr_tokens, full: args.lr_full },
+        strengths: args.strengths.clone(),
         class_count: args.class_count.get(),
         seeds: (0..args.seeds.get() as u64).collect(),
         drift_prompts: args.drift_prompts.get(),
