@@ -116,6 +116,7 @@ pub mod parallel;
 pub mod positional;
 pub mod rank;
 pub mod resize;
+mod rounding;
 pub mod select;
 pub mod table;
 

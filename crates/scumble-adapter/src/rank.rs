@@ -103,6 +103,9 @@ impl ModuleLoss {
 pub struct LossReport {
     /// One entry a module.
     pub modules: Vec<ModuleLoss>,
+    /// How far storing moved the factors of a module at most, as a part of their norm. The errors of merging and resizing
+    /// are without it; those of extracting are measured on what is stored, and this is 0.
+    pub rounding: f64,
 }
 
 impl LossReport {
@@ -170,9 +173,10 @@ mod tests {
             norm,
             error,
         };
-        let report = LossReport { modules: vec![module("a", 3.0, 0.0), module("b", 4.0, 2.0)] };
+        let report =
+            LossReport { modules: vec![module("a", 3.0, 0.0), module("b", 4.0, 2.0)], rounding: 0.0 };
         assert!((report.kept() - 0.84).abs() < 1e-12);
         assert_eq!(report.worst().unwrap().path, "b");
-        assert_eq!(LossReport { modules: vec![module("a", 0.0, 0.0)] }.worst(), None);
+        assert_eq!(LossReport { modules: vec![module("a", 0.0, 0.0)], rounding: 0.0 }.worst(), None);
     }
 }

@@ -25,7 +25,7 @@
 //! adapter.insert(path, down, up, 2.0)?;
 //!
 //! let rule = RankRule::Fixed(1);
-//! let options = ResizeOptions { rule, per_module: false, max_rank: None, seed: 0, threads: 1 };
+//! let options = ResizeOptions { rule, per_module: false, max_rank: None, dtype: None, seed: 0, threads: 1 };
 //! let (smaller, report) = resize(&adapter, &table, &options, &ReferenceBackend, &|_| ())?;
 //! assert_eq!(smaller.ranks(), [1]);
 //! assert!(report.kept() > 0.999_999);
@@ -34,7 +34,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use scumble_tensor::Backend;
+use scumble_tensor::{Backend, DType};
 
 use crate::adapter::{Adapter, Change, LowRankFactors, ModuleFactors};
 use crate::error::{AdapterError, Result};
@@ -43,6 +43,7 @@ use crate::merge::exact::{self, thin};
 use crate::merge::sparse::approximate;
 use crate::parallel::{self, OnDone};
 use crate::rank::{LossReport, ModuleLoss, RankRule, reaching};
+use crate::rounding;
 use crate::table::{Module, ModuleTable};
 
 /// How to resize.
@@ -55,6 +56,8 @@ pub struct ResizeOptions {
     pub per_module: bool,
     /// Most rank a module may get.
     pub max_rank: Option<usize>,
+    /// Element type of the factors; `None` is each module's own.
+    pub dtype: Option<DType>,
     /// Seed of the range finder's start, for dense kinds.
     pub seed: u64,
     /// Threads to use. The result does not depend on it.
@@ -63,8 +66,8 @@ pub struct ResizeOptions {
 
 /// Changes the ranks of `adapter`, which is made for the base that `table` describes.
 ///
-/// As for [`crate::merge::merge`], a backend without threads of its own is best. The report is before rounding to the
-/// element type, which stays each module's own. `on_done` hears how many modules the bulk of the work is done for.
+/// As for [`crate::merge::merge`], a backend without threads of its own is best. The report's errors are before rounding
+/// to the element type, which is told apart. `on_done` hears how many modules the bulk of the work is done for.
 pub fn resize(
     adapter: &Adapter,
     table: &ModuleTable,
@@ -107,23 +110,25 @@ pub fn resize(
             Prepared::Pair { core, before, scale } => {
                 let rank = cap(options.rule, core.values());
                 let (pair, loss) = exact::take(module, core, *before, rank, *scale)?;
-                rebuilt(module, factors, pair, loss)
+                rebuilt(module, factors, pair, loss, options.dtype)
             }
             Prepared::Dense(change) => {
                 let rule = dense_rule(options, common);
                 let (pair, loss) =
                     approximate(module, &change.delta()?, rule, options.max_rank, options.seed, backend)?;
                 count();
-                rebuilt(module, factors, pair, ModuleLoss { rank_before: change.rank(), ..loss })
+                let loss = ModuleLoss { rank_before: change.rank(), ..loss };
+                rebuilt(module, factors, pair, loss, options.dtype)
             }
-            Prepared::Fixed => Ok((module.path.clone(), factors.clone(), None)),
+            Prepared::Fixed => stored(module, factors.clone(), None, options.dtype),
         }
     })?;
     let mut result = Adapter { modules: Default::default(), ..adapter.clone() };
     let mut report = LossReport::default();
-    for (path, factors, loss) in resized {
+    for Resized { path, factors, loss, moved } in resized {
         result.modules.insert(path, factors);
         report.modules.extend(loss);
+        report.rounding = report.rounding.max(moved);
     }
     Ok((result, report))
 }
@@ -143,6 +148,15 @@ fn check(adapter: &Adapter, table: &ModuleTable, options: &ResizeOptions) -> Res
         }
     }
     Ok(())
+}
+
+/// A module as it goes into the result.
+struct Resized {
+    path: String,
+    factors: ModuleFactors,
+    loss: Option<ModuleLoss>,
+    /// See [`LossReport::rounding`].
+    moved: f64,
 }
 
 /// A module before its rank is known.
@@ -214,10 +228,29 @@ fn rebuilt(
     factors: &ModuleFactors,
     pair: LowRankFactors,
     loss: ModuleLoss,
-) -> Result<(String, ModuleFactors, Option<ModuleLoss>)> {
-    let old = factors.change().and_then(|change| Some(change.tensors().first()?.1.dtype()));
-    let pair = old.map_or(Ok(pair.clone()), |dtype| pair.to_dtype(dtype))?;
+    dtype: Option<DType>,
+) -> Result<Resized> {
+    let own = factors.change().and_then(|change| Some(change.tensors().first()?.1.dtype()));
     let (bias, magnitude) = (factors.bias().cloned(), factors.magnitude().cloned());
-    let factors = ModuleFactors::new(&module.path, Some(Change::LowRank(pair)), bias, magnitude)?;
-    Ok((module.path.clone(), factors, Some(loss)))
+    let of =
+        |pair| ModuleFactors::new(&module.path, Some(Change::LowRank(pair)), bias.clone(), magnitude.clone());
+    let computed = of(pair.clone())?;
+    if dtype.is_some() {
+        return stored(module, computed, Some(loss), dtype);
+    }
+    let factors = own.map_or(Ok(computed.clone()), |own| of(pair.to_dtype(own)?))?;
+    let moved = rounding::moved(&computed, &factors)?;
+    Ok(Resized { path: module.path.clone(), factors, loss: Some(loss), moved })
+}
+
+/// All tensors of a module in the type asked for, if one was.
+fn stored(
+    module: &Module,
+    computed: ModuleFactors,
+    loss: Option<ModuleLoss>,
+    dtype: Option<DType>,
+) -> Result<Resized> {
+    let factors = dtype.map_or(Ok(computed.clone()), |dtype| computed.to_dtype(dtype))?;
+    let moved = rounding::moved(&computed, &factors)?;
+    Ok(Resized { path: module.path.clone(), factors, loss, moved })
 }

@@ -428,3 +428,56 @@ fn other_kinds_are_summed_through_their_deltas() {
     let message = refused(&options, [&b, &dora]);
     assert!(message.contains("DoRA in input 2"), "{message}");
 }
+
+/// Merged from files' factors to a pair of full rank, TIES and magnitude pruning are what PEFT computes, see
+/// `tools/goldens/merging.py`. DARE draws entries of its own: as many, and as much larger.
+#[test]
+fn sparse_modes_are_those_of_peft() {
+    let file = SafetensorsFile::open(&fixture("merging.safetensors")).unwrap();
+    let facts: serde_json::Value = serde_json::from_str(&file.metadata()["facts"]).unwrap();
+    let numbers = |key: &str| -> Vec<f64> { serde_json::from_value(facts[key].clone()).unwrap() };
+    let path = "unet.time_embedding.linear_1";
+    let module = Module { path: path.into(), kind: ModuleKind::Linear, inputs: 10, outputs: 12 };
+    let table = ModuleTable::new([module]);
+    let adapters: Vec<Adapter> = (0..numbers("weights").len())
+        .map(|n| {
+            let part = |name: &str| file.read(&format!("{n}.{name}")).unwrap();
+            let mut adapter = Adapter::default();
+            // Alpha is the rank: the scale is in `up`.
+            adapter.insert(path, part("down"), part("up"), 2.0).unwrap();
+            adapter
+        })
+        .collect();
+    let inputs: Vec<(&Adapter, Weights)> = adapters
+        .iter()
+        .zip(numbers("weights"))
+        .map(|(adapter, weight)| (adapter, Weights::all(weight as f32)))
+        .collect();
+    let merged = |how: Mode, density: f64, inputs: &[(&Adapter, Weights)]| -> Vec<f64> {
+        let options = MergeOptions { rank: RankRule::Fixed(10), density, ..mode(how) };
+        let merged = run(inputs, &table, &options);
+        merged.adapter.modules[path].low_rank().unwrap().delta().unwrap().to_vec().unwrap()
+    };
+    for density in numbers("densities") {
+        for how in [Mode::Magnitude, Mode::Ties] {
+            let expected: Vec<f64> =
+                file.read(&format!("{density}.{}", how.name())).unwrap().to_vec().unwrap();
+            for (found, expected) in merged(how, density, &inputs).iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() < 2e-5,
+                    "{how:?} at {density}: {found}, PEFT has {expected}"
+                );
+            }
+        }
+        let (delta, one) = (file.read("0.delta").unwrap().to_vec::<f64>().unwrap(), &inputs[..1]);
+        for how in [Mode::Dare, Mode::DareTies] {
+            let found = merged(how, density, one);
+            let kept = found.iter().zip(&delta).filter(|(found, _)| found.abs() > 1e-4);
+            let kept: Vec<f64> = kept.map(|(found, delta)| found / delta * density).collect();
+            assert!(kept.iter().all(|factor| (factor - 1.0).abs() < 1e-2), "{how:?} at {density}: {kept:?}");
+            // Of 120 entries; four standard deviations on either side.
+            let (mean, spread) = (120.0 * density, 4.0 * (120.0 * density * (1.0 - density)).sqrt());
+            assert!((kept.len() as f64 - mean).abs() < spread, "{how:?} at {density}: {} kept", kept.len());
+        }
+    }
+}

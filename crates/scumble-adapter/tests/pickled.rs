@@ -10,8 +10,11 @@ use scumble_adapter::architecture::Architecture;
 use scumble_adapter::dialect::{
     ReadOptions, TokenPolicy, WriteOptions, by_name, companions, load_adapter, save_adapter,
 };
+use scumble_adapter::merge::{Input, MergeOptions, Mode, Weights, merge};
 use scumble_adapter::positional::Generation;
+use scumble_adapter::rank::RankRule;
 use scumble_adapter::{Adapter, ModuleTable, Tower};
+use scumble_cpu::CpuBackend;
 use scumble_model::base::checkpoint::write_embedding;
 use scumble_model::files::{PickleFile, TensorInfo, TensorSource, TorchItem, write_safetensors, write_torch};
 use scumble_tensor::rng::stream;
@@ -302,4 +305,55 @@ fn a_list_that_would_be_misread_is_refused() {
     let message = save(&folder.path().join("a.pt"), &adapter, "original", &WriteOptions::default());
     assert!(message.unwrap_err().contains("nothing but its order"));
     assert_eq!(files(folder.path()), ["a.safetensors"]);
+}
+
+/// A model of the original's first months is three files beside each other, named after the first: factors of the UNet, of the
+/// text encoder, and the learned words. All three are read by the first's name, and merging keeps what each of them holds.
+#[test]
+fn three_files_are_one_adapter_with_its_token() {
+    let loaded = load("cloneofsimo.pt").unwrap();
+    assert_eq!((loaded.report.dialect, loaded.report.is_complete()), ("original", true));
+    let (adapter, whole) = (loaded.adapter, load("cloneofsimo.safetensors").unwrap().adapter);
+    assert!(!adapter.tokens.is_empty());
+    // The same adapter as the one file of later times, its token to the last bit.
+    assert_same(&adapter, &whole);
+    let words = PickleFile::open(&fixture("lora/cloneofsimo.ti.pt")).unwrap();
+    assert_eq!(words.names(), adapter.tokens.keys().cloned().collect::<Vec<_>>());
+    for (word, rows) in &adapter.tokens {
+        let stored = words.read(word).unwrap();
+        assert_eq!(stored.to_vec::<f32>().unwrap(), rows.to_vec::<f32>().unwrap(), "{word}");
+    }
+
+    let other = load("kohya.safetensors").unwrap().adapter;
+    assert!(other.tokens.is_empty());
+    let input =
+        |name: &str, adapter, weight| Input { name: name.to_owned(), adapter, weights: Weights::all(weight) };
+    let inputs = [input("three", &adapter, 0.5), input("other", &other, 0.5)];
+    for mode in [Mode::Exact, Mode::Concat, Mode::Ties] {
+        let rank = if mode == Mode::Concat { RankRule::Lossless } else { RankRule::Fixed(4) };
+        let options = MergeOptions { mode, rank, ..MergeOptions::default() };
+        let backend = CpuBackend::new(Some(1)).unwrap();
+        let merged = merge(&inputs, &table("tiny-sd1"), &options, &backend, &|_| ()).unwrap();
+        assert!(
+            merged.renamed.is_empty() && merged.adapter.tokens.keys().eq(adapter.tokens.keys()),
+            "{mode:?}"
+        );
+        for (word, rows) in &adapter.tokens {
+            // Words have no strength.
+            assert_eq!(
+                rows.bytes().unwrap(),
+                merged.adapter.tokens[word].bytes().unwrap(),
+                "{mode:?} {word}"
+            );
+        }
+        let towers =
+            |tower| merged.adapter.modules.keys().filter(|path| Tower::of(path) == Some(tower)).count();
+        assert_eq!((towers(Tower::UNet), towers(Tower::TextEncoder)), (144, 12), "{mode:?}");
+    }
+
+    // Alone, the first file is what it is: the UNet's factors, and no token.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("lora/cloneofsimo.pt"), folder.path().join("a.pt")).unwrap();
+    let alone = read(&folder.path().join("a.pt"));
+    assert!(alone.tokens.is_empty() && alone.modules.keys().all(|path| path.starts_with("unet.")));
 }

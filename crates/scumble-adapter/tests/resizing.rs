@@ -14,7 +14,7 @@ use scumble_tensor::rng::stream;
 use scumble_tensor::{DType, Tensor};
 
 fn options(rule: RankRule) -> ResizeOptions {
-    ResizeOptions { rule, per_module: false, max_rank: None, seed: 0, threads: 1 }
+    ResizeOptions { rule, per_module: false, max_rank: None, dtype: None, seed: 0, threads: 1 }
 }
 
 fn run(adapter: &Adapter, options: &ResizeOptions) -> Result<(Adapter, LossReport), AdapterError> {

@@ -166,3 +166,29 @@ fn what_cannot_be_converted_is_said_and_leaves_nothing() {
     assert_eq!(place.bytes("there.safetensors"), b"mine");
     assert_eq!(place.files(), ["rubbish.ckpt", "there.safetensors"]);
 }
+
+/// What is said to be left out of a folder is not in it: other components go along from folder to folder.
+#[test]
+fn what_is_left_out_depends_on_the_layout() {
+    let place = Place::with(&[]);
+    let part = "unet/diffusion_pytorch_model.safetensors";
+    run(place.scumble().arg("convert").arg(fixture("single_file/tiny-sd1.ckpt")).arg("folder"));
+    let said = |to: &str| {
+        let output = run(place.scumble().args(["convert", "folder", to, "--verbose"]));
+        text(&output.stderr)
+    };
+    assert!(!said("whole.safetensors").contains("left out"));
+    std::fs::create_dir(place.path("folder/safety_checker")).unwrap();
+    for file in ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"] {
+        std::fs::copy(place.path("folder").join(part), place.path("folder").join(file)).unwrap();
+    }
+    let single = said("single.safetensors");
+    for words in ["says why): 2 tensors", "`safety_checker/model.safetensors`: weights that only a folder"] {
+        assert!(single.contains(words), "{single}");
+    }
+    let folder = said("again");
+    assert!(folder.contains("says why): 1 tensors") && folder.contains("fp16"), "{folder}");
+    assert!(!folder.contains("safety_checker"), "{folder}");
+    assert!(place.path("again/safety_checker/model.safetensors").is_file());
+    assert!(!place.path("again/unet/diffusion_pytorch_model.fp16.safetensors").exists());
+}

@@ -159,3 +159,58 @@ fn mistakes_are_named_and_nothing_is_written() {
     assert!(message.contains("--for"), "{message}");
     assert_eq!(place.files().len(), 2, "{:?}", place.files());
 }
+
+/// Variants are of folders, averaged weights of single files; one model of that kind among several is enough.
+#[test]
+fn options_that_none_of_the_models_has_use_for_are_refused() {
+    let place = Place::with(&[]);
+    let single = fixture("single_file/tiny-sd1-single.safetensors");
+    let mix = |models: &[&Path], args: &[&str]| {
+        let mut command = place.scumble();
+        command.args(["merge", "models"]).args(models).args(["-o", "mix.safetensors"]).args(args);
+        command
+    };
+    let folder = fixture("tiny-sd1");
+    for (model, args, option) in
+        [(&single, ["--variant", "fp16"], "--variant"), (&folder, ["--ema", "use"], "--ema use")]
+    {
+        let said = fail(&mut mix(&[model, model], &args), 2);
+        assert!(said.contains(option) && said.contains("hint:"), "{said}");
+        assert!(!place.path("mix.safetensors").exists());
+    }
+    // The folder is asked for the variant, and the file is not.
+    let said = fail(&mut mix(&[&single, &folder], &["--variant", "fp16"]), 1);
+    assert!(said.contains("tiny-sd1`") && said.contains("no weights of variant"), "{said}");
+}
+
+/// The original's three files, named by the first of them: the token is in the result.
+#[test]
+fn a_token_in_a_file_beside_an_adapter_is_merged_along() {
+    let place = Place::with(&[]);
+    for part in ["pt", "text_encoder.pt", "ti.pt"] {
+        std::fs::copy(lora(&format!("cloneofsimo.{part}")), place.path(&format!("old.{part}"))).unwrap();
+    }
+    let kohya = lora("kohya.safetensors");
+    run(merge(&place).args([
+        "old.pt:0.5",
+        &kohya,
+        "--rank",
+        "4",
+        "--format",
+        "original",
+        "-o",
+        "mix.safetensors",
+    ]));
+    let whole = tensors(Path::new(&lora("cloneofsimo.safetensors")));
+    let mixed = tensors(&place.path("mix.safetensors"));
+    let tokens: Vec<_> = whole.iter().filter(|(name, _)| name.starts_with('<')).collect();
+    assert!(!tokens.is_empty());
+    for (name, rows) in tokens {
+        assert_eq!(mixed.get(name), Some(rows), "{name}");
+    }
+    let said = fail(
+        merge(&place).args(["old.pt", &kohya, "--rank", "4", "--format", "kohya", "-o", "x.safetensors"]),
+        1,
+    );
+    assert!(said.contains("--format original keeps tokens"), "{said}");
+}

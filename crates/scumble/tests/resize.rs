@@ -7,6 +7,7 @@ mod common;
 use common::{Place, fail, fixture, run, shapes, text};
 use scumble_model::files::{SafetensorsFile, TensorSource as _, write_safetensors};
 use scumble_tensor::{DType, Tensor};
+use serde_json::Value;
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const MODULE: &str = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
@@ -123,4 +124,44 @@ fn a_tuned_folder_becomes_an_adapter_and_a_smaller_one() {
     let message = fail(place.scumble().args(["resize", "b.safetensors", "-o", "e.safetensors"]), 2);
     assert!(message.contains("--rank"), "{message}");
     assert!(!place.path("e.safetensors").exists());
+}
+
+/// What storing costs is said: an alpha that is multiplied in, and an element type of few bits.
+#[test]
+fn rounding_is_said_in_figures() {
+    let place = Place::with(&[]);
+    let base = fixture("tiny-sd1").display().to_string();
+    let kohya = SafetensorsFile::open(&fixture("lora/kohya.safetensors")).unwrap();
+    let three_quarters = |key: String| {
+        let tensor = match key.ends_with(".alpha") {
+            true => Tensor::scalar(3.0f32).unwrap(),
+            false => kohya.read(&key).unwrap(),
+        };
+        (key, tensor)
+    };
+    let tensors: Vec<_> = kohya.names().into_iter().map(three_quarters).collect();
+    write_safetensors(&place.path("in.safetensors"), &tensors, &Default::default()).unwrap();
+    let said = |verb: &str, out: &str, args: &[&str]| {
+        let mut command = place.scumble();
+        command.args([verb, "in.safetensors", "--for", &base, "-o", out, "--json"]).args(args);
+        let output = run(&mut command);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (text(&output.stderr), report["rounding"].as_f64().unwrap())
+    };
+    for (verb, rank) in [("resize", ["--rank", "2"]), ("merge", ["--rank", "2"])] {
+        let out = |name: &str| format!("{verb}-{name}.safetensors");
+        let (plain, moved) = said(verb, &out("plain"), &rank);
+        assert!(moved == 0.0 && !plain.contains("rounds"), "{verb}: {plain}");
+        // Half a step of a bf16 is 2^-9 of a number in the middle between two powers of two.
+        let (narrow, moved) = said(verb, &out("narrow"), &[&rank[..], &["--dtype", "bf16"]].concat());
+        assert!((5e-4..4e-3).contains(&moved), "{verb}: {moved:e}");
+        assert!(
+            narrow.contains("storing rounds") && narrow.contains(&format!("{moved:.1e}")),
+            "{verb}: {narrow}"
+        );
+    }
+    // Resizing keeps the scale, 3/4, for which this dialect has no place.
+    let original = ["--rank", "2", "--dtype", "bf16", "--format", "original"];
+    let folded = said("resize", "folded.safetensors", &original).0;
+    assert!(folded.contains("156 modules") && folded.contains("e-3 of each"), "{folded}");
 }

@@ -60,6 +60,7 @@ use crate::adapter::{Adapter, Change, LowRankFactors, ModuleFactors};
 use crate::error::{AdapterError, Result};
 use crate::parallel::{self, OnDone};
 use crate::rank::{LossReport, ModuleLoss, RankRule};
+use crate::rounding;
 use crate::table::{Module, ModuleTable};
 
 pub use tokens::Renamed;
@@ -208,16 +209,18 @@ pub fn merge(
     let merged = parallel::map(options.threads, &modules, on_done, |(module, terms)| {
         let (factors, loss) = merge_module(module, terms, options, backend)?;
         let dtype = options.dtype.unwrap_or_else(|| common_dtype(terms));
-        let factors = factors.to_dtype(dtype)?;
-        check_finite(&module.path, &factors, dtype)?;
-        Ok((module.path.clone(), factors, loss))
+        let stored = factors.to_dtype(dtype)?;
+        check_finite(&module.path, &stored, dtype)?;
+        let moved = rounding::moved(&factors, &stored)?;
+        Ok((module.path.clone(), stored, loss, moved))
     })?;
     let tokens = tokens::gather(inputs, options.mode)?;
     let (mut adapter, mut report) =
         (Adapter { metadata: common_metadata(inputs), ..tokens.adapter }, LossReport::default());
-    for (path, factors, loss) in merged {
+    for (path, factors, loss, moved) in merged {
         adapter.modules.insert(path, factors);
         report.modules.extend(loss);
+        report.rounding = report.rounding.max(moved);
     }
     let renamed = tokens.renamed;
     describe(&mut adapter.metadata, inputs, &renamed);

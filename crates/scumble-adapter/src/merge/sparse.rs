@@ -133,8 +133,13 @@ pub fn drop_at_random(values: &mut [f32], density: f64, seed: u64, name: &str) {
     }
     let draws = stream(seed, name).rand(values.len());
     for (value, draw) in values.iter_mut().zip(draws) {
-        *value = if f64::from(draw) < density { (f64::from(*value) / density) as f32 } else { 0.0 };
+        *value = if f64::from(draw) < density { rescaled(*value, density) } else { 0.0 };
     }
+}
+
+/// What stays is as much larger as there is less of it, so that the mean stays what it was.
+fn rescaled(value: f32, density: f64) -> f32 {
+    (f64::from(value) / density) as f32
 }
 
 fn sum(deltas: &[(f64, Vec<f32>)]) -> Vec<f32> {
@@ -166,7 +171,53 @@ fn per_entry(deltas: &[(f64, Vec<f32>)], rule: impl Fn(&[(f64, f64)]) -> f64) ->
 
 #[cfg(test)]
 mod tests {
+    use scumble_model::files::{SafetensorsFile, TensorSource as _};
+
     use super::*;
+
+    fn assert_near(found: &[f32], expected: &[f32], what: &str) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert!((found - expected).abs() < 1e-5, "{what}, entry {index}: {found}, PEFT has {expected}");
+        }
+    }
+
+    /// Numbers of PEFT's `merge_utils`, see `tools/goldens/merging.py`. DARE draws other entries there, so what PEFT drew
+    /// is combined here.
+    #[test]
+    fn entries_are_pruned_and_combined_as_peft_does() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/merging.safetensors");
+        let file = SafetensorsFile::open(std::path::Path::new(file)).unwrap();
+        let facts: serde_json::Value = serde_json::from_str(&file.metadata()["facts"]).unwrap();
+        let numbers = |key: &str| -> Vec<f64> { serde_json::from_value(facts[key].clone()).unwrap() };
+        let tensor = |name: String| file.read(&name).unwrap().to_vec::<f32>().unwrap();
+        for density in numbers("densities") {
+            let golden = |mode: &str| tensor(format!("{density}.{mode}"));
+            let (mut largest, mut drawn) = (Vec::new(), Vec::new());
+            for (n, weight) in numbers("weights").into_iter().enumerate() {
+                let delta = tensor(format!("{n}.delta"));
+                let of_peft = golden(&format!("drawn.{n}"));
+                let kept = delta.iter().zip(&of_peft).filter(|(_, drawn)| **drawn != 0.0);
+                let (kept, theirs): (Vec<f32>, Vec<f32>) = kept.unzip();
+                let mut ours = kept;
+                // All that is kept is divided by the density, here as there.
+                ours.iter_mut().for_each(|value| *value = rescaled(*value, density));
+                assert_near(&ours, &theirs, "rescaled");
+                drawn.push((weight, of_peft));
+                let mut pruned = delta;
+                keep_largest(&mut pruned, density);
+                largest.push((weight, pruned));
+            }
+            for (mode, found) in [
+                ("magnitude", sum(&largest)),
+                ("ties", elect(&largest)),
+                ("dare", sum(&drawn)),
+                ("dare-ties", elect(&drawn)),
+            ] {
+                assert_near(&found, &golden(mode), &format!("{mode} at {density}"));
+            }
+        }
+    }
 
     #[test]
     fn the_largest_stay() {

@@ -10,7 +10,8 @@ use clap::Args;
 use scumble_adapter::architecture::{Architecture, table_of, table_of_all};
 use scumble_adapter::dialect::family::guess_family;
 use scumble_adapter::dialect::{
-    self, Dialect, Loaded, ReadOptions, TokenPolicy, WriteOptions, by_name, load_adapter, save_adapter,
+    self, Dialect, Loaded, ReadOptions, Rounding, TokenPolicy, WriteOptions, by_name, load_adapter,
+    save_and_measure,
 };
 use scumble_adapter::{Adapter, AdapterError, ModuleTable};
 use scumble_tensor::DType;
@@ -82,11 +83,13 @@ impl TokenChoice {
     }
 }
 
-/// Warns of factors that took up an alpha and were rounded by it.
-pub fn tell_rounded(context: &Context, dialect: &dyn Dialect, modules: usize) {
+/// Warns of factors that took up an alpha and were rounded by it, and says how far.
+pub fn tell_rounding(context: &Context, dialect: &dyn Dialect, rounding: Rounding) {
+    let Rounding { modules, largest } = rounding;
     if modules > 0 {
         context.terminal.warning(&format!(
-            "{} has no place for alpha: it was multiplied into the factors of {modules} modules, which rounds them",
+            "{} has no place for alpha: it was multiplied into the factors of {modules} modules, which rounds their \
+             numbers by up to {largest:.1e} of each; kohya and peft keep it as it is",
             dialect.name()
         ));
     }
@@ -248,7 +251,7 @@ impl OutputOptions {
         choice: TokenChoice,
     ) -> Result<()> {
         let options = WriteOptions { tokens: choice.policy(), ..WriteOptions::default() };
-        let rounded = save_adapter(out, adapter, table, dialect, &options).map_err(|error| {
+        let rounding = save_and_measure(out, adapter, table, dialect, &options).map_err(|error| {
             let about_tokens = matches!(error, AdapterError::CannotHold { .. }) && !adapter.tokens.is_empty();
             let failure = Failure::from(error);
             match about_tokens && choice == TokenChoice::Refuse {
@@ -258,7 +261,7 @@ impl OutputOptions {
                 false => failure,
             }
         })?;
-        tell_rounded(context, dialect, rounded);
+        tell_rounding(context, dialect, rounding);
         Ok(())
     }
 }

@@ -55,6 +55,12 @@ pub fn tell(context: &Context, report: &LossReport) {
         text.push_str(&format!("; least in {} ({})", worst.path, percent(worst.kept())));
     }
     context.terminal.status(&text);
+    if report.rounding > 0.0 {
+        context.terminal.status(&format!(
+            "storing rounds besides: the factors of a module move by up to {:.1e} of their norm",
+            report.rounding
+        ));
+    }
 }
 
 fn line(module: &ModuleLoss) -> String {

@@ -92,16 +92,13 @@ pub fn run(context: &Context, args: &ResizeArgs) -> Result {
         rule: args.rule.kind.rule(),
         per_module: args.rule.per_module,
         max_rank: args.rule.max_rank,
+        dtype,
         seed: 0,
         threads: context.threads(),
     };
     let progress = losses::Meter::new(context, adapter.modules.len());
-    let (mut resized, report) =
-        resize(adapter, &table, &options, backend.as_ref(), &|done| progress.show(done))?;
-    if let Some(dtype) = dtype {
-        resized = resized.to_dtype(dtype)?;
-        resized.check_finite()?;
-    }
+    let (resized, report) = resize(adapter, &table, &options, backend.as_ref(), &|done| progress.show(done))?;
+    resized.check_finite()?;
     let bytes = |path: &PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
     let before = bytes(&args.input);
     args.output.write(context, &args.out, &resized, &table, dialect, args.tokens.tokens)?;
@@ -111,6 +108,7 @@ pub fn run(context: &Context, args: &ResizeArgs) -> Result {
     context.terminal.status(&format!("{} -> {}", megabytes(before), megabytes(after)));
     if args.output.json {
         let mut result = losses::to_json(&report);
+        result["rounding"] = json!(report.rounding);
         result["file"] = json!(args.out);
         result["bytes_before"] = json!(before);
         result["bytes"] = json!(after);

@@ -48,7 +48,8 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
         parts.insert(*part, Component { config, config_file, weights });
         read.extend(files_of(&place, &file)?);
     }
-    left_out.extend(unread_weights(folder, &read));
+    let (unread, other_components) = unread_weights(folder, &read);
+    left_out.extend(unread);
     let Some(unet) = parts.get(&Part::Unet) else {
         return Err(FileError::Missing {
             what: "the UNet".into(),
@@ -76,6 +77,7 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
         parts,
         metadata,
         left_out,
+        other_components,
         averages_dropped,
         extras,
         spelling,
@@ -90,20 +92,16 @@ pub(super) fn open(name: &str, folder: &Path, options: &OpenOptions) -> Result<C
 }
 
 /// Options that mean nothing for a folder are mistakes.
-fn check_options(name: &str, options: &OpenOptions) -> Result<()> {
-    let refuse = |reason: &str, hint: &str| {
-        Err(FileError::Unsupported { base: name.into(), reason: reason.into(), hint: hint.into() })
-    };
-    if options.base.config.is_some() {
-        return refuse("a folder has configurations of its own", "leave `--config` out");
+pub(super) fn check_options(name: &str, options: &OpenOptions) -> Result<()> {
+    options.base.check_for_folder(name)?;
+    if options.ema != Ema::Use {
+        return Ok(());
     }
-    if options.ema == Ema::Use {
-        return refuse(
-            "averaged weights are used when a single file is read",
-            "make the folder from the file again, with `--ema use`",
-        );
-    }
-    Ok(())
+    Err(FileError::Unsupported {
+        base: name.into(),
+        reason: "averaged weights are used when a single file is read".into(),
+        hint: "make the folder from the file again, with `--ema use`".into(),
+    })
 }
 
 /// A part's file of weights and the shards it lists.
@@ -115,9 +113,9 @@ fn files_of(place: &Path, name: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Weight files that were not read: no single file takes them along.
-fn unread_weights(folder: &Path, read: &BTreeSet<PathBuf>) -> Vec<String> {
-    let mut unread = Vec::new();
+/// Weight files that were not read: no single file takes them along. Those of other components are also by themselves.
+fn unread_weights(folder: &Path, read: &BTreeSet<PathBuf>) -> (Vec<String>, Vec<String>) {
+    let (mut unread, mut of_others) = (Vec::new(), Vec::new());
     for (name, path) in entries(folder) {
         if !path.is_dir() {
             if name != EXTRAS_FILE && is_weight_file(&name) {
@@ -125,20 +123,22 @@ fn unread_weights(folder: &Path, read: &BTreeSet<PathBuf>) -> Vec<String> {
             }
             continue;
         }
-        let reason = if PARTS.iter().any(|part| part.folder() == name) {
-            "weights of a kind that was not chosen"
-        } else {
-            "weights that only a folder has a place for"
+        let is_part = PARTS.iter().any(|part| part.folder() == name);
+        let reason = match is_part {
+            true => "weights of a kind that was not chosen",
+            false => "weights that only a folder has a place for",
         };
         // `.git` and the like are no components.
         for (inner, path) in entries(&path).into_iter().filter(|_| !name.starts_with('.')) {
             if is_weight_file(&inner) && !read.contains(&path) {
-                unread.push(format!("`{}`: {reason}", printable(&format!("{name}/{inner}"))));
+                let line = format!("`{}`: {reason}", printable(&format!("{name}/{inner}")));
+                of_others.extend((!is_part).then(|| line.clone()));
+                unread.push(line);
             }
         }
     }
     unread.sort();
-    unread
+    (unread, of_others)
 }
 
 /// Names and paths of what is in a folder; nothing if it cannot be listed.

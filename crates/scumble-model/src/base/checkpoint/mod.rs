@@ -129,8 +129,11 @@ pub struct Checkpoint {
     pub parts: BTreeMap<Part, Component>,
     /// A single file's metadata, or what its folder kept of it.
     pub metadata: BTreeMap<String, String>,
-    /// Tensors and files of weights that were found and are not carried along, each with the reason.
+    /// Tensors and files of weights that were found and that a single file does not take along, each with the reason. A
+    /// folder may: see [`Checkpoint::left_out_of`].
     pub left_out: Vec<String>,
+    /// Those of them that belong to other components of a folder, which go along to another folder.
+    other_components: Vec<String>,
     /// How many averaged tensors of a single file were dropped, or took the others' places.
     pub averages_dropped: usize,
     /// Tensors of a single file that belong to no part, under their names there.
@@ -162,10 +165,14 @@ impl Checkpoint {
             return folder::open(spec, path, options);
         }
         if path.exists() {
+            options.base.check_for_single_file(spec)?;
             return single::open(spec, path, options);
         }
         match hub::parse_id(spec) {
-            Some(id) => folder::open(spec, &hub::fetch(&id, &options.base)?, options),
+            Some(id) => {
+                folder::check_options(spec, options)?;
+                folder::open(spec, &hub::fetch(&id, &options.base)?, options)
+            }
             None => Err(FileError::Missing {
                 what: "the checkpoint".into(),
                 file: path.into(),
@@ -173,6 +180,13 @@ impl Checkpoint {
                     .into(),
             }),
         }
+    }
+
+    /// What of [`Checkpoint::left_out`] is left out where it is written in a layout: from folder to folder, components
+    /// that are none of the parts go along.
+    pub fn left_out_of(&self, layout: Layout) -> Vec<&str> {
+        let goes_along = |left: &String| layout == Layout::Folder && self.other_components.contains(left);
+        self.left_out.iter().filter(|left| !goes_along(left)).map(String::as_str).collect()
     }
 
     /// The tensors outside the parts.

@@ -47,6 +47,7 @@ pub(super) fn open(name: &str, path: &Path, options: &OpenOptions) -> Result<Che
         parts,
         metadata,
         left_out,
+        other_components: Vec::new(),
         averages_dropped: extras.averages,
         extras: Arc::new(extras.view),
         spelling,

@@ -4,14 +4,14 @@ use clap::{Args, ValueEnum};
 use scumble_adapter::ModuleTable;
 use scumble_adapter::dialect::family::guess_family;
 use scumble_adapter::dialect::{
-    Dialect, Loaded, ReadOptions, Rounding, WriteOptions, companions, is_pickled_name, load_adapter,
-    pickled_ending, save_and_measure,
+    Dialect, Loaded, ReadOptions, WriteOptions, companions, is_pickled_name, load_adapter, pickled_ending,
+    save_and_measure,
 };
 use scumble_adapter::names::Naming;
 use scumble_adapter::positional::Generation;
 
 use super::ConvertArgs;
-use crate::commands::adapter_files::{self, TokenChoice, table_for};
+use crate::commands::adapter_files::{self, TokenChoice, table_for, tell_rounding};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 
@@ -123,18 +123,6 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
     ));
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
-}
-
-/// Warns of factors that took up an alpha and were rounded by it, and says how far.
-fn tell_rounding(context: &Context, dialect: &dyn Dialect, rounding: Rounding) {
-    let Rounding { modules, largest } = rounding;
-    if modules > 0 {
-        context.terminal.warning(&format!(
-            "{} has no place for alpha: it was multiplied into the factors of {modules} modules, which rounds their \
-             numbers by up to {largest:.1e} of each; kohya and peft keep it as it is",
-            dialect.name()
-        ));
-    }
 }
 
 /// A name that promises another container than the dialect's would mislead every reader.

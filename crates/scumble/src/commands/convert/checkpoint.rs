@@ -71,16 +71,23 @@ pub fn run(context: &Context, args: &ConvertArgs) -> Result {
         checkpoint.cast(dtype);
     }
     context.terminal.status(&format!("{}, {}", checkpoint.architecture, checkpoint.purpose));
-    for left in &checkpoint.left_out {
-        context.terminal.detail(&format!("left out: {left}"));
-    }
-    if !checkpoint.left_out.is_empty() {
-        context.terminal.status(&format!("{} tensors are left out", checkpoint.left_out.len()));
-    }
+    tell_left_out(context, &checkpoint, layout);
     check_target(&checkpoint, &args.input, &args.output, layout, args.force)?;
     save(context, &checkpoint, &args.output, layout)?;
     context.terminal.result(&args.output.display().to_string());
     Ok(Outcome::Done)
+}
+
+/// Counts what a layout does not take along, and with `--verbose` names it.
+pub fn tell_left_out(context: &Context, checkpoint: &Checkpoint, layout: Layout) {
+    let left_out = checkpoint.left_out_of(layout);
+    for left in &left_out {
+        context.terminal.detail(&format!("left out: {left}"));
+    }
+    if !left_out.is_empty() {
+        let text = format!("left out (--verbose says why): {} tensors or files of weights", left_out.len());
+        context.terminal.status(&text);
+    }
 }
 
 /// What replacing must not do: remove a folder that is no model, or files that were not named.

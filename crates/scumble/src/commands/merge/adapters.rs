@@ -122,6 +122,7 @@ fn tell(context: &Context, args: &MergeArgs, out: &Path, merged: &Merged, files:
             .map(|r| json!({ "file": files[r.input].path, "was": r.from, "is": r.to }))
             .collect();
         let mut result = losses::to_json(&merged.report);
+        result["rounding"] = json!(merged.report.rounding);
         result["file"] = json!(out);
         result["renamed_tokens"] = json!(renamed);
         context.terminal.result(&result.to_string());

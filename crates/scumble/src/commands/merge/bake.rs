@@ -13,7 +13,7 @@ use serde_json::json;
 use super::adapters::{check_hashes, described};
 use super::{EmaChoice, MergeArgs};
 use crate::commands::adapter_files::{self, LoadedFile, TokenChoice};
-use crate::commands::convert::checkpoint::{check_target, layout, save};
+use crate::commands::convert::checkpoint::{check_target, layout, save, tell_left_out};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 
@@ -27,7 +27,7 @@ pub fn run(context: &Context, args: &MergeArgs, recipe: &Recipe, folder: &Path, 
     })?;
     let layout = layout("--format", recipe.format.as_deref(), &out)?;
     check(args, recipe, &out, layout)?;
-    let mut checkpoint = open(context, args, base)?;
+    let mut checkpoint = open(context, args, base, layout)?;
     check_target(&checkpoint, Path::new(base), &out, layout, args.output.force)?;
 
     let table = table_of(&checkpoint)?;
@@ -94,7 +94,7 @@ fn check(args: &MergeArgs, recipe: &Recipe, out: &Path, layout: Layout) -> Resul
     }
 }
 
-fn open(context: &Context, args: &MergeArgs, base: &str) -> Result<Checkpoint> {
+fn open(context: &Context, args: &MergeArgs, base: &str, layout: Layout) -> Result<Checkpoint> {
     let mut options = OpenOptions { base: BaseOptions::from_env(), ..OpenOptions::default() };
     options.base.config.clone_from(&args.model.config);
     options.base.variant.clone_from(&args.model.variant);
@@ -110,9 +110,7 @@ fn open(context: &Context, args: &MergeArgs, base: &str) -> Result<Checkpoint> {
             checkpoint.averages_dropped
         ));
     }
-    for left in &checkpoint.left_out {
-        context.terminal.detail(&format!("left out: {left}"));
-    }
+    tell_left_out(context, &checkpoint, layout);
     Ok(checkpoint)
 }
 

@@ -204,6 +204,7 @@ pub fn mix_as(context: &Context, output: &OutputOptions, recipe: &Recipe, folder
             .hint("choose another --out, or pass --force to replace it"));
     }
     let dtype = adapter_files::dtype(recipe.dtype.as_deref())?;
+    check_kinds(output, recipe, folder)?;
     let inputs = recipe.models.iter().map(|model| open(output, model, folder));
     let mut inputs = inputs.collect::<Result<Vec<MixInput>>>()?;
     set_table_weights(recipe, &mut inputs)?;
@@ -241,16 +242,36 @@ pub fn mix_as(context: &Context, output: &OutputOptions, recipe: &Recipe, folder
     Ok(())
 }
 
+/// Folders (and models on the Hub) have variants, single files averaged weights: an option that none of the models has
+/// use for is a mistake.
+fn check_kinds(output: &OutputOptions, recipe: &Recipe, folder: &Path) -> Result<()> {
+    let specs = || recipe.models.iter().flat_map(|model| std::iter::once(&model.file).chain(&model.minus));
+    let is_file = |spec: &String| folder.join(spec).is_file();
+    if output.variant.is_some() && specs().all(is_file) {
+        return Err(Failure::usage(
+            "--variant chooses among the weight files of folders, and all models are single files",
+        )
+        .hint("leave --variant out"));
+    }
+    if output.ema == Some(EmaChoice::Use) && !specs().any(is_file) {
+        return Err(Failure::usage(
+            "--ema use is for averaged weights in single files, and no model is a single file",
+        )
+        .hint("leave --ema out, or name the single file that has them"));
+    }
+    Ok(())
+}
+
 fn open(output: &OutputOptions, model: &RecipeModel, folder: &Path) -> Result<MixInput> {
-    let mut options = OpenOptions { base: BaseOptions::from_env(), ..OpenOptions::default() };
-    options.base.variant.clone_from(&output.variant);
     let open = |spec: &str| -> Result<Checkpoint> {
         let path = folder.join(spec);
         let spec = if path.exists() { path.display().to_string() } else { spec.to_owned() };
-        let mut options = options.clone();
+        let is_file = path.is_file();
+        let mut options = OpenOptions { base: BaseOptions::from_env(), ..OpenOptions::default() };
+        options.base.variant = output.variant.clone().filter(|_| !is_file);
         // Folders have no averaged weights beside the others.
         options.ema = match output.ema {
-            Some(EmaChoice::Use) if !path.is_dir() => Ema::Use,
+            Some(EmaChoice::Use) if is_file => Ema::Use,
             _ => Ema::Drop,
         };
         Ok(Checkpoint::open(&spec, &options)?)

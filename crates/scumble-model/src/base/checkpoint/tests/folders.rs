@@ -90,6 +90,17 @@ fn weights_that_only_a_folder_holds_are_named() {
     let variant = Checkpoint::open(folder.to_str().unwrap(), &options).unwrap();
     wanted[2] = other("");
     assert_eq!(variant.left_out, wanted);
+    // What is said to be left out of a folder is what is not there, and nothing else.
+    let left = variant.left_out_of(Layout::Folder);
+    assert_eq!(left, wanted[2..]);
+    assert_eq!(variant.left_out_of(Layout::Ckpt), wanted);
+    let again = temporary.path().join("again");
+    variant.save(&again, Layout::Folder, &mut |_| ()).unwrap();
+    for (line, is_there) in wanted.iter().zip([true, true, false, false]) {
+        let file = line.split('`').nth(1).unwrap();
+        // The variant that was chosen has the plain name now.
+        assert_eq!(again.join(file).exists(), is_there || file.starts_with("unet/"), "{line}");
+    }
 
     // The way back has no weights for them, and must not say that it does.
     let single = save(&folder, &temporary.path().join("a.safetensors"), Layout::Safetensors);
