@@ -111,7 +111,7 @@ pub fn run(
         rates: demo.rates,
         precision: demo.precision,
         pictures: &folder,
-        start: recipe::start_of_word(demo.set, &files.tokenizer.open()?),
+        vectors: 1, // it learns no word
         runs: &demo.out,
         name,
         class: None,

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! dog             the row of a word that is one token of the vocabulary
-//! fluffy dog      the words' rows in turn over the rows of the new word
+//! fluffy dog      the rows of the words' tokens in turn over the rows of the new word, at most as many as it has
 //! <rand-0.017>    normal, standard deviation 0.017 (plain <rand>: the same)
 //! <zero>          zeros
 //! ```
@@ -188,18 +188,7 @@ impl Start {
         mut row: impl FnMut(Row) -> Result<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
         let ids: Vec<usize> = match self {
-            Start::Words(words) => {
-                if words.len() > count {
-                    let problem = format!(
-                        "starts as {} words (`{}`) but has {count} row{}",
-                        words.len(),
-                        words.join(" "),
-                        if count == 1 { "" } else { "s" }
-                    );
-                    return Err(refuse(word, problem));
-                }
-                words.iter().map(|start| single_token(word, start, tokenizer)).collect::<Result<_>>()?
-            }
+            Start::Words(words) => tokens_of(word, words, tokenizer, count)?,
             _ => Vec::new(),
         };
         (0..count)
@@ -221,15 +210,20 @@ fn start_error(text: &str) -> TrainError {
     }
 }
 
-/// The one token of a word.
-fn single_token(word: &str, start: &str, tokenizer: &Tokenizer) -> Result<usize> {
-    match tokenizer.tokenize_all(start).as_slice() {
-        [id] => Ok(*id as usize),
-        ids => Err(refuse(
-            word,
-            format!("starts as `{start}`, which is {} tokens of this base and not one", ids.len()),
-        )),
+/// The tokens of some words, which must not be more than there are rows.
+fn tokens_of(word: &str, words: &[String], tokenizer: &Tokenizer, rows: usize) -> Result<Vec<usize>> {
+    let tokens = |start: &String| tokenizer.tokenize_all(start).into_iter().map(|id| id as usize);
+    let ids: Vec<usize> = words.iter().flat_map(tokens).collect();
+    if !ids.is_empty() && ids.len() <= rows {
+        return Ok(ids);
     }
+    let (start, s) = (words.join(" "), if rows == 1 { "" } else { "s" });
+    let what = if words.len() > rows {
+        format!("starts as {} words (`{start}`)", words.len())
+    } else {
+        format!("starts as `{start}`, which is {} tokens of this base,", ids.len())
+    };
+    Err(refuse(word, format!("{what} but has {rows} row{s}")))
 }
 
 fn refuse(word: &str, problem: String) -> TrainError {
@@ -237,7 +231,8 @@ fn refuse(word: &str, problem: String) -> TrainError {
         key: "tokens.init".to_owned(),
         value: format!("\"{word}\""),
         problem,
-        hint: "start it as a common single word such as `dog`, as several words with `tokens.vectors`, or as <rand-0.017>"
+        hint: "start it as a common single word such as `dog`, give it as many rows with `tokens.vectors`, or start it as \
+               <rand-0.017>"
             .to_owned(),
     }
 }

@@ -233,6 +233,11 @@ fn every_option_of_words_and_windows_is_heard() {
     let alike = result(&rows);
     rows.tokens.init = vec!["dog photo".into()];
     assert!(result(&rows) != alike);
+    // So do the pieces of a word that the base has no token for, where there are rows for all of them.
+    rows.tokens.vectors = 16;
+    let alike = result(&rows);
+    rows.tokens.init = vec!["unpronounceable".into()];
+    assert!(result(&rows) != alike);
     // What a window takes from `[train]` when it is left out is the same as writing it down.
     let mut same = config.clone();
     same.learn.unet.lr = Some(config.train.lr);

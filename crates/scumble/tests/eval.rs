@@ -180,7 +180,15 @@ fn ways_of_training_are_compared() {
     let report = json(&run(command.arg("--clip").arg(fixture("tiny-clip"))).stdout);
     let trials = report["trials"].as_array().unwrap();
     let of = |regime: &str| trials.iter().filter(|trial| trial["regime"] == regime).collect::<Vec<_>>();
-    assert_eq!((of("untrained").len(), of("equal-steps").len(), of("equal-time").len()), (1, 6, 5));
+    // The adapter on the UNet is worn at two more strengths, and sets the time of the others.
+    assert_eq!((of("untrained").len(), of("equal-steps").len(), of("equal-time").len()), (1, 9, 6));
+    let of_lora = trials.iter().filter(|trial| trial["method"] == "lora");
+    let worn: Vec<&serde_json::Value> = of_lora.collect();
+    assert_eq!(
+        worn.iter().map(|trial| trial["strength"].as_f64().unwrap()).collect::<Vec<_>>(),
+        [1.0, 0.9, 0.7]
+    );
+    assert!(worn[0]["drift"] != worn[1]["drift"] && worn[1]["drift"] != worn[2]["drift"]);
     for trial in of("equal-steps") {
         assert_eq!(trial["steps"], 2);
         assert!(trial["step_seconds"].as_f64().unwrap() > 0.0, "{trial}");

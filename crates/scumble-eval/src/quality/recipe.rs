@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use scumble_model::tokenizer::Tokenizer;
 use scumble_train::TrainConfig;
 use scumble_train::config::{self, AdapterKind, Base, CaptionSource, Part, ScheduleKind, Targets};
 use scumble_world::novel::Set;
@@ -54,8 +53,8 @@ pub struct Lesson<'a> {
     pub precision: config::Precision,
     /// The pictures.
     pub pictures: &'a Path,
-    /// What a new word begins as.
-    pub start: &'a str,
+    /// Rows of a new word: as many as the set's name, as which it begins, has tokens.
+    pub vectors: usize,
     /// Where runs go.
     pub runs: &'a Path,
     /// The run's name.
@@ -108,7 +107,8 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
     }
     if method.has_word() {
         run.tokens.add = vec![trigger(method, lesson.set)];
-        run.tokens.init = vec![lesson.start.to_owned()];
+        run.tokens.init = vec![lesson.set.name().to_owned()];
+        run.tokens.vectors = lesson.vectors;
         run.train.lr_tokens = lesson.rates.tokens;
     }
     run.train.steps = lesson.steps;
@@ -124,12 +124,6 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
     run.save.every = 0;
     run.save.keep_last = 1;
     run
-}
-
-/// What a new word begins as: the class, or noise of the usual size where the base has no single token for that.
-pub fn start_of_word(set: Set, tokenizer: &Tokenizer) -> &'static str {
-    let class = set.class().rsplit(' ').next().unwrap_or("picture");
-    if tokenizer.tokenize_all(class).len() == 1 { class } else { "<rand-0.017>" }
 }
 
 /// Writes the pictures with the captions that suit a method.
@@ -153,7 +147,7 @@ mod tests {
             rates: Rates::default(),
             precision: config::Precision::F32,
             pictures: Path::new("pictures"),
-            start: "lamp",
+            vectors: 2,
             runs: Path::new("runs"),
             name: "robot",
             class: Some((Path::new("class"), 10)),
@@ -163,6 +157,7 @@ mod tests {
             run.check().unwrap_or_else(|error| panic!("{method:?}: {error}"));
             assert_eq!(run.data.class_prompt.is_some(), method == Method::FullPrior);
             assert_eq!(run.tokens.add.len(), usize::from(method.has_word()));
+            assert_eq!(run.tokens.vectors, if method.has_word() { 2 } else { 1 });
         }
         assert_eq!(trigger(Method::Pivotal, Set::Neon), "<neon>");
     }

@@ -56,9 +56,9 @@ impl Course<'_> {
             (place.join(if method.has_word() { "pictures-word" } else { "pictures" }), place.join("runs"));
         recipe::write_pictures(method, self.set, self.side, &pictures)?;
         let class = place.join("class");
-        let start = recipe::start_of_word(self.set, &self.files.tokenizer.open()?);
+        let vectors = self.files.tokenizer.open()?.tokenize_all(self.set.name()).len();
         let lesson = Lesson {
-            start,
+            vectors,
             base: &comparison.base,
             set: self.set,
             side: self.side,

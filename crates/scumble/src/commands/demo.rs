@@ -19,6 +19,9 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 use crate::terminal::{Paint, duration};
 
+/// Learning rate of the factors on the text encoder.
+const LR_TEXT: f64 = 5e-4;
+
 /// Options of `demo`.
 #[derive(Args)]
 #[command(
@@ -90,7 +93,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result {
         steps: args.steps,
         batch: args.batch.get(),
         rank: args.rank.get(),
-        rates: Rates { lora: args.lr, ..Rates::default() },
+        rates: Rates { lora: args.lr, text: LR_TEXT, ..Rates::default() },
         painting: Request {
             seed: args.seed,
             steps: args.paint_steps,
