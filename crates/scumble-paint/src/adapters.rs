@@ -93,6 +93,16 @@ impl AdapterUse {
         self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// As it is typed: `FILE[:UNET[:TEXT]]`, the path as pictures keep it.
+    pub(crate) fn written(&self) -> String {
+        let file = crate::record::portable(&self.file).display().to_string();
+        match (self.unet, self.text) {
+            (1.0, 1.0) => file,
+            (unet, text) if unet == text => format!("{file}:{unet}"),
+            (unet, text) => format!("{file}:{unet}:{text}"),
+        }
+    }
+
     /// As prompts have it. AUTOMATIC1111 reads two plain numbers the other way round, so both are named where they
     /// differ.
     pub fn label(&self) -> String {

@@ -12,7 +12,7 @@ use scumble_tensor::ops::cast::cast;
 use scumble_tensor::{Recompute, Tape, Tensor, Var};
 use serde::Serialize;
 
-use crate::config::{Method, Part, Train};
+use crate::config::{Inpaint, Method, Part, Train};
 use crate::data::{DatasetReport, gather};
 use crate::error::{Result, TrainError};
 use crate::full;
@@ -181,6 +181,9 @@ fn warnings(session: &Session) -> Result<Vec<String>> {
         }
     }
     let config = &session.config;
+    if config.inpaint != Inpaint::default() && !session.base.is_inpainting() {
+        warnings.push("`[inpaint]` has no effect: the base is none that fills holes".to_owned());
+    }
     if config.method == Method::Full && config.rate(Part::Unet) > 5e-5 {
         warnings.push(format!(
             "a learning rate of {} is for factors; whole weights usually take 0.00001 or less",

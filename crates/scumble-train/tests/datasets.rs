@@ -9,6 +9,7 @@ use common::{Heard, Workplace, fixture, run, run_with};
 use scumble_model::files::{SafetensorsFile, TensorSource, write_safetensors};
 use scumble_tensor::{DType, Tensor};
 use scumble_train::config::*;
+use scumble_train::data::{DataError, gather};
 use scumble_train::metrics::{self, StepRecord};
 use scumble_train::picture::{Picture, png};
 use scumble_train::run::event::Event;
@@ -274,4 +275,74 @@ fn a_base_for_inpainting_learns_with_holes_of_its_own_or_given_ones() {
     let random = factors(&run(&config).unwrap());
     config.inpaint.holes = Holes::Mask;
     assert!(factors(&run(&config).unwrap()) != random, "inpaint.holes changes nothing");
+}
+
+/// What a run says of its holes, and that a base without an input for them is asked for some.
+#[test]
+fn the_notes_say_where_holes_come_from() {
+    let place = Workplace::new();
+    let told = |config: &TrainConfig| {
+        let heard = Heard::default();
+        let plan = common::plan(config, &heard).unwrap();
+        (heard.notes().join("\n"), plan.warnings.join("\n"))
+    };
+    let mut config = place.config();
+    let (notes, warnings) = told(&config);
+    assert!(!notes.contains("holes") && !warnings.contains("inpaint"), "{notes} {warnings}");
+    config.inpaint.whole = 0.5;
+    assert!(told(&config).1.contains("`[inpaint]` has no effect"), "{:?}", told(&config));
+    config.base.model = inpainting_base(&place).display().to_string();
+    let (notes, warnings) = told(&config);
+    assert!(notes.contains("at random, in 50 %") && !warnings.contains("inpaint"), "{notes} {warnings}");
+    let mask = |picture: usize| {
+        let path = place.folder.path().join(format!("pictures/{picture}.mask.png"));
+        png::write(&path, &Picture::filled(72, 64, [255; 3]), &[]).unwrap();
+    };
+    mask(0);
+    (config.mask.source, config.inpaint.holes) = (MaskSource::File, Holes::Mask);
+    let notes = told(&config).0;
+    assert!(notes.contains("of 1 pictures their own mask; 3 ") && notes.contains("at random"), "{notes}");
+    (1..4).for_each(mask);
+    let notes = told(&config).0;
+    assert!(notes.contains("each picture's own mask") && !notes.contains("at random"), "{notes}");
+}
+
+/// Masks that are asked for and are nowhere end the run before anything is loaded.
+#[test]
+fn masks_that_are_nowhere_are_refused() {
+    let place = Workplace::new();
+    let refused = |config: &TrainConfig, words: &[&str]| {
+        let error = run(config).unwrap_err();
+        let said = format!("{error} {:?}", error.hints());
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    };
+    let mut config = place.config();
+    config.mask.source = MaskSource::Auto;
+    refused(&config, &["`mask.source`", "pictures`", "<name>.mask.png", "transparency"]);
+    let mask = place.folder.path().join("pictures/0.mask.png");
+    png::write(&mask, &Picture::filled(72, 64, [255; 3]), &[]).unwrap();
+    // Of four pictures one has a mask; some share of them takes it away, and leaves others.
+    let shares = [0.25, 0.5, 0.75];
+    let held_out = shares.into_iter().filter(|&share| {
+        config.holdout.share = share;
+        let dataset = gather::pictures(&config).unwrap();
+        let taken = dataset.clone().hold_out(share);
+        taken.is_err_and(|error| matches!(error, DataError::MasksHeldOut { masks: 1 }))
+    });
+    let share = held_out.collect::<Vec<_>>();
+    assert!(!share.is_empty(), "no share takes the only mask");
+    config.holdout.share = share[0];
+    refused(&config, &["held out", "mask.source"]);
+
+    let file = place.folder.path().join("set.toml");
+    std::fs::write(&file, "[[concept]]\nfolder = \"pictures\"\n").unwrap();
+    let mut config = place.config();
+    (config.data.folder, config.data.dataset) = (Default::default(), Some(file.clone()));
+    assert!(gather::pictures(&config).is_ok());
+    config.mask.floor = 0.5;
+    refused(&config, &["`mask.floor`", "set.toml", "[defaults]", "<name>.mask.png"]);
+    (config.mask, config.inpaint.holes) = (Default::default(), Holes::Mask);
+    refused(&config, &["`inpaint.holes`", "set.toml"]);
+    std::fs::write(&file, "[[concept]]\nfolder = \"pictures\"\nmask = \"file\"\n").unwrap();
+    assert_eq!(gather::pictures(&config).unwrap().report.masks, 1);
 }

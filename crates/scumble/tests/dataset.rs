@@ -84,6 +84,19 @@ fn each_option_changes_what_is_read() {
         let words = ["`data.prompt`", captions, "hint:"];
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
+    // A template writes all texts, of a folder's pictures as of a dataset file's.
+    std::fs::write(place.path("set.toml"), "[[concept]]\nfolder = \"dog\"\n").unwrap();
+    for data in ["dog", "set.toml"] {
+        for option in [["--captions", "text"], ["--captions", "auto"], ["--prompt", "a dog"]] {
+            let mut command = place.scumble();
+            command.args(["dataset", "check", data, "--size", "64", "--no-sheet", "--trigger", "sks"]);
+            let said = fail(command.args(["--template", "object"]).args(option), 2);
+            let words = [option[0], "--template object", "hint:"];
+            assert!(words.iter().all(|word| said.contains(word)), "{data} {option:?}: {said}");
+        }
+    }
+    let said = text(&run(&mut check(&["--template", "none", "--captions", "file-name"])).stdout);
+    assert!(said.contains("rgba"), "{said}");
     // The sheet goes where it is told to.
     run(place.scumble().args(["dataset", "check", "dog", "--size", "64", "--sheet", "look.png"]));
     assert!(place.picture("look.png").width > 700 && !place.path("contact-sheet.png").exists());

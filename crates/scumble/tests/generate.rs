@@ -251,6 +251,11 @@ fn the_variant_asked_for_is_painted_with() {
     assert!(varied != plain, "--variant does not matter");
     let said = fail(place.generate("x.png").args(["--base", "base", "--variant", "nope"]), 1);
     assert!(said.contains("`nope`") && said.contains("fp16") && said.contains("hint:"), "{said}");
+    let single = fixture("single_file/tiny-sd1-single.safetensors");
+    let mut of_file = place.scumble();
+    of_file.args(["generate", "--prompt", "x", "--out", "x.png", "--variant", "fp16", "--base"]).arg(single);
+    let said = fail(&mut of_file, 1);
+    assert!(said.contains("`variant`") && said.contains("`fp16`") && said.contains("hint:"), "{said}");
 }
 
 /// The Hub's place is taken by a server that counts who knocks and hangs up.

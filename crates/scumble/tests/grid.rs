@@ -126,6 +126,8 @@ fn what_is_typed_beside_the_axes_holds_for_every_cell() {
     let place = with_adapters();
     let rgb = (0..64 * 64).flat_map(|i| [(i % 64 * 4) as u8, (i / 64 * 4) as u8, 90]).collect();
     png::write(&place.path("start.png"), &Picture::from_rgb(64, 64, rgb).unwrap(), &[]).unwrap();
+    let mask = (0..64 * 64).flat_map(|i| [if i % 64 < 32 { 0 } else { 255 }; 3]).collect();
+    png::write(&place.path("mask.png"), &Picture::from_rgb(64, 64, mask).unwrap(), &[]).unwrap();
     let generated = |name: &str, args: &[&str]| {
         run(place.generate(name).args(["--seed", "3"]).args(args));
         place.picture(name)
@@ -142,6 +144,22 @@ fn what_is_typed_beside_the_axes_holds_for_every_cell() {
         ("named", &["--adapter-dir", "loras", "--prompt", "a red dog <lora:dog:0.9>"]),
         ("begun", &["--init-image", "start.png"]),
         ("forgotten", &["--init-image", "start.png", "--strength", "1"]),
+        ("masked", &["--init-image", "start.png", "--mask", "mask.png"]),
+        ("inverted", &["--init-image", "start.png", "--mask", "mask.png", "--mask-invert"]),
+        ("blurred", &["--init-image", "start.png", "--mask", "mask.png", "--mask-blur", "6"]),
+        ("kept", &["--init-image", "start.png", "--mask", "mask.png", "--keep-unmasked"]),
+        ("larger", &["--hires", "2"]),
+        ("repainted", &["--hires", "2", "--hires-strength", "1"]),
+        ("longer", &["--hires", "2", "--hires-steps", "4"]),
+        ("latent", &["--hires", "2", "--hires-upscaler", "latent"]),
+        ("larger-begun", &["--hires", "2", "--init-image", "start.png"]),
+        ("wide", &["--init-image", "start.png", "--size", "96x64"]),
+        ("still", &["--sampler", "ddim"]),
+        ("stirred", &["--sampler", "ddim", "--eta", "1"]),
+        ("skipping", &["--clip-skip", "1"]),
+        ("blocks", &["--adapter", "loras/dog.safetensors", "--block-strength", "mid=0,attn2=3"]),
+        ("fading", &["--adapter", "loras/dog.safetensors", "--strength-schedule", "linear:1:0"]),
+        ("beyond", &["--adapter", "loras/dog.safetensors", "--adapter-guidance", "3"]),
     ] {
         run(&mut one_cell(name, args));
         let cell = place.picture(&format!("{name}/cell-000.png"));
@@ -206,6 +224,17 @@ fn options_without_an_effect_are_refused() {
         refused(&[&more, typed].concat(), &[option[0], &setting]);
     }
     refused(&["--x", "seed=1,2", "--frame-ms", "100"], &["--frame-ms", ".gif"]);
+    // A strength that is written down, and an axis that replaces it.
+    for (axis, adapter) in [
+        ("strength=0,1", "loras/dog.safetensors:0.7"),
+        ("unet-strength=0,1", "loras/dog.safetensors:0.7:1"),
+        ("text-strength=0,1", "loras/dog.safetensors:0.7"),
+    ] {
+        let name = format!("axis `{}`", axis.split('=').next().unwrap());
+        refused(&["--x", axis, "--adapter", adapter], &[adapter, &name]);
+    }
+    let of_axis = ["--x", "adapter=none,loras/dog.safetensors:0.7", "--y", "strength=0,1"];
+    refused(&of_axis, &["loras/dog.safetensors:0.7", "axis `strength`"]);
     for option in [&["--fold"][..], &["--allow-partial"], &["--adapter-guidance", "2"]] {
         refused(&[&["--x", "seed=1,2"], option].concat(), &[option[0], "--adapter"]);
     }

@@ -247,8 +247,9 @@ fn a_picture_is_painted_again_from_what_it_says() {
             "start.png",
             "--mask",
             "mask.png",
+            "--mask-invert",
             "--strength",
-            "0.8",
+            "0.5",
             "--steps",
             "4",
         ],
@@ -264,6 +265,15 @@ fn a_picture_is_painted_again_from_what_it_says() {
     assert_eq!(place.bytes("again.png"), place.bytes("first.png"));
     run(&mut again("seed.png", &["--seed", "10"]));
     assert!(place.picture("seed.png") != first);
+    // Whoever says where its files are now changes nothing else.
+    for file in ["start.png", "mask.png"] {
+        std::fs::copy(place.path(file), place.path(&format!("moved-{file}"))).unwrap();
+    }
+    let [image, mask] = [["--init-image", "moved-start.png"], ["--mask", "moved-mask.png"]];
+    for (name, moved) in [("a.png", &image[..]), ("b.png", &mask), ("c.png", &[image, mask].concat())] {
+        run(&mut again(name, moved));
+        assert!(place.picture(name) == first, "{moved:?}");
+    }
     // Another program's text, without our own.
     let plain =
         "a red dog\nSteps: 2, Sampler: PLMS, CFG scale: 7.5, Seed: 0, Size: 64x64, RNG: CPU, Strange: yes";

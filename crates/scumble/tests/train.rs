@@ -387,6 +387,30 @@ fn every_option_reaches_its_setting() {
     assert!(said.contains("fp99"), "{said}");
 }
 
+/// A variant is one of a folder's, a configuration is lent to a single file.
+#[test]
+fn settings_of_the_other_kind_of_base_are_refused() {
+    let place = Place::new();
+    let single = fixture("single_file/tiny-sd1-single.safetensors");
+    let refused = |command: &mut std::process::Command, words: &[&str]| {
+        let said = fail(command, 1);
+        assert!(words.iter().chain(&["hint:"]).all(|word| said.contains(word)), "{said}");
+    };
+    let variant = ["tiny-sd1-single.safetensors", "`variant`", "`fp16`", "a folder"];
+    let train = || {
+        let mut command = place.scumble();
+        command.args(["train", "--images", "pictures", "--size", "64"]);
+        command
+    };
+    refused(train().args(["--variant", "fp16", "--base"]).arg(&single), &variant);
+    let file = format!("[base]\nvariant = \"fp16\"\nmodel = {single:?}\n");
+    std::fs::write(place.path("run.toml"), file).unwrap();
+    refused(train().args(["--config", "run.toml"]), &variant);
+    let config = format!("base.config={:?}", fixture("tiny-sd1"));
+    refused(place.train().args(["--set", &config]), &["tiny-sd1", "`config`", "a single file"]);
+    assert!(!place.path("runs").exists());
+}
+
 #[test]
 fn unknown_settings_are_errors_with_a_suggestion() {
     let place = Place::new();

@@ -9,6 +9,7 @@ mod derive;
 pub mod embedded;
 mod folder;
 mod hub;
+mod misplaced;
 mod names;
 mod prediction;
 mod single;
@@ -62,12 +63,12 @@ impl std::fmt::Display for Family {
 #[derive(Clone, Debug, Default)]
 pub struct BaseOptions {
     /// Weight files with this infix are preferred, such as `fp16` in `diffusion_pytorch_model.fp16.safetensors`.
-    /// Without it the plain files are, and a folder that has one variant only is read as that.
+    /// Without it the plain files are, and a folder that has one variant only is read as that. Refused for single files.
     pub variant: Option<String>,
     /// What the UNet predicts, if the files do not know or are wrong.
     pub prediction_type: Option<PredictionType>,
     /// For single files: a diffusers folder whose configurations, scheduler and tokenizer are used; weights in it are
-    /// not needed. Without it the configurations are derived from the tensors' shapes.
+    /// not needed. Without it the configurations are derived from the tensors' shapes. Refused for folders.
     pub config: Option<PathBuf>,
     /// Where the Hub and its cache are.
     pub hub: HubOptions,
@@ -149,13 +150,16 @@ impl BaseFiles {
         let path = embedded::base_path(spec)?;
         let path = path.as_ref();
         if path.is_dir() {
+            options.check_for_folder(spec)?;
             return folder::open(spec, path, options);
         }
         if path.exists() {
+            options.check_for_single_file(spec)?;
             return single::open(spec, path, options);
         }
         match hub::parse_id(spec) {
             Some(id) => {
+                options.check_for_folder(spec)?;
                 let snapshot = hub::fetch(&id, options)?;
                 folder::open(spec, &snapshot, options)
             }

@@ -7,6 +7,7 @@ use scumble_tensor::reference::ReferenceBackend;
 use scumble_tensor::{DType, Tensor};
 use serde_json::{Value, json};
 
+use super::checkpoint::{Checkpoint, OpenOptions as CheckpointOptions};
 use super::*;
 use crate::files::safetensors_tests::fixtures;
 use crate::files::{SafetensorsFile, write_safetensors};
@@ -282,6 +283,31 @@ fn variants_and_shards_are_found() {
     let index = json!({ "weight_map": map }).to_string();
     std::fs::write(unet.join("diffusion_pytorch_model.safetensors.index.json"), index).unwrap();
     assert_same_weights(&open(copy.path(), &BaseOptions::default()).unwrap(), &wanted);
+}
+
+#[test]
+fn what_another_kind_of_base_has_use_for_is_refused() {
+    let refused = |spec: &Path, options: BaseOptions, setting: &str| {
+        let checkpoint = CheckpointOptions { base: options.clone(), ..Default::default() };
+        let spec = spec.to_str().unwrap();
+        let of_checkpoint = Checkpoint::open(spec, &checkpoint).err();
+        for error in
+            [BaseFiles::open(spec, &options).err(), of_checkpoint, TowerFiles::open(spec, &options).err()]
+        {
+            let error = error.unwrap_or_else(|| panic!("{spec} does not mind `{setting}`"));
+            assert!(error.to_string().contains(&format!("the setting `{setting}`")), "{error}");
+            assert!(error.hints()[0].contains(&format!("leave `{setting}` out")), "{:?}", error.hints());
+        }
+    };
+    let folder = fixtures().join("tiny-sd1");
+    let variant = BaseOptions { variant: Some("fp16".into()), ..Default::default() };
+    for file in ["single_file/tiny-sd1-single.safetensors", "single_file/tiny-sd1.ckpt"] {
+        refused(&fixtures().join(file), variant.clone(), "variant");
+    }
+    let config = BaseOptions { config: Some(folder.clone()), ..Default::default() };
+    refused(&folder, config.clone(), "config");
+    // A model on the Hub is a folder, and is refused before anything is fetched.
+    refused(Path::new("painter/tiny"), config, "config");
 }
 
 #[test]

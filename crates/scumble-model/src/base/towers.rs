@@ -21,6 +21,7 @@ impl TowerFiles {
             let files = BaseFiles::open(spec, options)?;
             return Ok(Self { unet: Some(files.unet), text_encoder: Some(files.text_encoder) });
         }
+        options.check_for_folder(spec)?;
         let unet = folder::open_single(spec, path, Part::Unet, options)?;
         let text_encoder = folder::open_single(spec, path, Part::TextEncoder, options)?;
         if unet.is_none() && text_encoder.is_none() {

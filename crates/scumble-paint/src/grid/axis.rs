@@ -65,6 +65,14 @@ const SETTINGS: [(&str, &str, Setting); 13] = [
     ("init-strength", "Denoising", Setting::InitStrength),
 ];
 
+/// Strengths that an axis sets whatever they were.
+pub(super) struct Replaced {
+    /// That on the UNet.
+    pub unet: bool,
+    /// That on the text encoder.
+    pub text: bool,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Text(String),
@@ -229,15 +237,34 @@ impl Axis {
         }
         // The axis' adapter is the first; a cell without one has no mark of it.
         let whose = if has_adapter_axis { 1 } else { request.adapters.len() };
+        let Some(Replaced { unet, text }) = self.replaces() else { return Ok(()) };
         for adapter in request.adapters.iter_mut().take(whose) {
-            if self.setting != Setting::TextStrength {
+            if unet {
                 adapter.unet = strength;
             }
-            if self.setting != Setting::UnetStrength {
+            if text {
                 adapter.text = strength;
             }
         }
         Ok(())
+    }
+
+    /// Which strengths it sets; `None` where it is about something else.
+    pub(super) fn replaces(&self) -> Option<Replaced> {
+        match self.setting {
+            Setting::Strength => Some(Replaced { unet: true, text: true }),
+            Setting::UnetStrength => Some(Replaced { unet: true, text: false }),
+            Setting::TextStrength => Some(Replaced { unet: false, text: true }),
+            _ => None,
+        }
+    }
+
+    /// Its values that are adapters.
+    pub(super) fn adapters(&self) -> impl Iterator<Item = &AdapterUse> {
+        self.values.iter().filter_map(|value| match value {
+            Value::Adapter(adapter) => adapter.as_ref(),
+            _ => None,
+        })
     }
 
     fn idle(&self, reason: &str, hint: &str) -> PaintError {
@@ -272,14 +299,7 @@ fn text_of(value: &Value) -> String {
         Value::Whole(number) => number.to_string(),
         Value::Number(number) => number.to_string(),
         Value::Adapter(None) => NONE.to_owned(),
-        Value::Adapter(Some(adapter)) => {
-            let file = crate::record::portable(&adapter.file).display().to_string();
-            match (adapter.unet, adapter.text) {
-                (1.0, 1.0) => file,
-                (unet, text) if unet == text => format!("{file}:{unet}"),
-                (unet, text) => format!("{file}:{unet}:{text}"),
-            }
-        }
+        Value::Adapter(Some(adapter)) => adapter.written(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`PAGE`] columns and rows, as even as they can be.
 
 mod axis;
+mod strengths;
 
 use std::ops::Range;
 
@@ -61,7 +62,9 @@ impl Grid {
             let reason = format!("{} pictures are more than {MOST_PICTURES}", sides.join(" x "));
             return Err(wrong(reason, "give fewer values"));
         }
-        Ok(Self { axes })
+        let grid = Self { axes };
+        grid.check_own_strengths()?;
+        Ok(grid)
     }
 
     /// The axes: x, then y, then z.

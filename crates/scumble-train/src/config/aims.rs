@@ -1,10 +1,9 @@
 //! `[objective]`: how noise is made, which timesteps are seen and how a difference counts; what contradicts what.
 
-use serde::{Deserialize, Serialize};
-
 use scumble_model::schedule::{NoiseSchedule, PredictionType};
 
 use super::check::{number, refuse};
+use super::choice::choice;
 use super::section::section;
 use super::{Prediction, TrainConfig};
 use crate::error::Result;

@@ -1,8 +1,7 @@
 //! `[inpaint]`: what is painted over when the base is one for inpainting.
 
-use serde::{Deserialize, Serialize};
-
 use super::check::{number, refuse};
+use super::choice::choice;
 use super::section::section;
 use super::{Mask, MaskSource};
 use crate::error::Result;

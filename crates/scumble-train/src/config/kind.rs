@@ -5,8 +5,22 @@
 
 use toml::Table;
 
-use super::Kind;
+use super::choice::choice;
 use crate::error::{Result, TrainError};
+
+choice! {
+    /// What the pictures show, and so which settings are usual.
+    Kind = Subject {
+        /// A person, an animal: something with a name.
+        Subject = "subject",
+        /// A thing.
+        Object = "object",
+        /// A way of painting.
+        Style = "style",
+        /// A face.
+        Face = "face",
+    }
+}
 
 const SUBJECT: &str = r#"
 [lora.unet]

@@ -1,8 +1,7 @@
 //! `[mask]`: which part of each picture counts.
 
-use serde::{Deserialize, Serialize};
-
 use super::check::{number, refuse};
+use super::choice::choice;
 use super::section::section;
 use crate::error::Result;
 
@@ -46,6 +45,19 @@ section! {
 }
 
 impl Mask {
+    /// The key of the first setting that is not as it would be if nobody had written it.
+    pub fn written(&self) -> Option<&'static str> {
+        let usual = Self::default();
+        let keys = [
+            ("mask.source", self.source != usual.source),
+            ("mask.loss", self.loss != usual.loss),
+            ("mask.floor", self.floor != usual.floor),
+            ("mask.temperature", self.temperature != usual.temperature),
+            ("mask.normalize", self.normalize != usual.normalize),
+        ];
+        keys.into_iter().find_map(|(key, is_written)| is_written.then_some(key))
+    }
+
     /// `by_concept`: a dataset file may ask for masks itself.
     pub(super) fn check(&self, by_concept: bool) -> Result<()> {
         let usual = Self::default();

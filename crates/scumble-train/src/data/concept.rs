@@ -141,6 +141,11 @@ pub fn concepts(config: &TrainConfig) -> Result<Vec<Concept>> {
         let Some(folder) = concept.folder.clone().filter(|folder| !folder.as_os_str().is_empty()) else {
             return Err(unfit(format!("concept {number} has no `folder`")));
         };
+        if let Some(unheard) = concept.beside_template() {
+            return Err(unfit(format!(
+                "concept {number} has a `template`, from which all its texts come, and `{unheard}`; delete one of them"
+            )));
+        }
         // Folders of the file are relative to it; one from the run's settings is as it is.
         let class_folder = concept.class_folder.clone().or_else(|| file.defaults.class_folder.clone());
         let mut settings = concept.or(&file.defaults).or(&own(config));
@@ -181,6 +186,15 @@ fn own(config: &TrainConfig) -> Settings {
         class_prompt: data.class_prompt.clone(),
         class_count: Some(data.class_count),
         prior_weight: Some(data.prior_weight),
+    }
+}
+
+impl Settings {
+    /// A text of one's own beside a template, which writes all texts. One from the defaults may be for other concepts.
+    fn beside_template(&self) -> Option<&'static str> {
+        let has_template = self.template.is_some_and(|template| template != Template::None);
+        let unheard = [("captions", self.captions.is_some()), ("prompt", self.prompt.is_some())];
+        unheard.into_iter().find_map(|(key, is_written)| (has_template && is_written).then_some(key))
     }
 }
 
@@ -306,6 +320,21 @@ mod tests {
             concept.folder = concept.folder.strip_prefix(folder.path()).unwrap().to_owned();
         }
         Ok(all)
+    }
+
+    #[test]
+    fn a_concept_has_a_template_or_texts_of_its_own() {
+        for own in ["captions = \"text\"", "prompt = \"a dog\""] {
+            let concept = format!("[[concept]]\nfolder = \"dog\"\n{own}\n");
+            let error = read(&format!("{concept}template = \"object\"")).unwrap_err().to_string();
+            let key = own.split(' ').next().unwrap();
+            assert!(error.contains("concept 1") && error.contains(&format!("`{key}`")), "{error}");
+            // What is for other concepts stands beside one, and no template is none.
+            assert!(read(&format!("{concept}template = \"none\"")).is_ok());
+            let of_others =
+                format!("[defaults]\n{own}\n[[concept]]\nfolder = \"dog\"\ntemplate = \"object\"");
+            assert!(read(&of_others).is_ok(), "{own}");
+        }
     }
 
     #[test]

@@ -76,6 +76,20 @@ pub enum DataError {
         /// What was asked for.
         source_name: MaskSource,
     },
+    /// A setting about masks, and a dataset file of which no concept has masks.
+    #[error("`{setting}` is about masks, but no concept of `{dataset}` says where masks come from")]
+    MasksUnasked {
+        /// The setting's key.
+        setting: &'static str,
+        /// The dataset file.
+        dataset: String,
+    },
+    /// Masks were asked for, and none is left to learn from.
+    #[error("the pictures with a mask ({masks}) are all held out to test with: none is left to learn from")]
+    MasksHeldOut {
+        /// Pictures with a mask.
+        masks: usize,
+    },
     /// Rules for sizes that no size follows.
     #[error(
         "no picture size has sides from {min} to {max} in steps of {step} and the area of {width} x {height}"
@@ -201,6 +215,13 @@ impl DataError {
             ),
             Self::NoMasks { .. } => one(
                 "put `<name>.mask.png` beside the pictures, save them with transparency, or set `mask.source` to `none`",
+            ),
+            Self::MasksUnasked { setting, .. } => vec![format!(
+                "write `mask = \"file\"` (`<name>.mask.png` beside the pictures), `\"alpha\"` (their transparency) or \
+                 `\"auto\"` into `[defaults]` or a `[[concept]]`, or delete `{setting}`"
+            )],
+            Self::MasksHeldOut { .. } => one(
+                "give more pictures masks, hold out a folder of its own with `holdout.folder`, or set `mask.source` to `none`",
             ),
             Self::Exists { .. } => one("choose a new folder with `--out`; nothing was written"),
             Self::Write { .. } => one("allow this user to write there, or choose another folder"),

@@ -6,13 +6,15 @@ use super::concept::{self, ClassPictures, Concept};
 use super::{
     Augmentation, BucketRules, Buckets, CaptionRules, DataError, Dataset, DatasetOptions, Item, Result,
 };
-use crate::config::{Crop, Data, MaskSource, TrainConfig};
+use crate::config::{Crop, Data, Holes, MaskSource, TrainConfig};
 use crate::picture::{DecodeOptions, TargetSize};
 
 /// The pictures to learn from, of all concepts.
 pub fn pictures(config: &TrainConfig) -> Result<Dataset> {
     let mut parts = Vec::new();
-    for concept in concept::concepts(config)? {
+    let concepts = concept::concepts(config)?;
+    check_masks(config, &concepts)?;
+    for concept in concepts {
         let options = DatasetOptions {
             captions: concept.captions.clone(),
             mask: concept.mask,
@@ -30,6 +32,21 @@ pub fn pictures(config: &TrainConfig) -> Result<Dataset> {
             Dataset::join(&shown.unwrap_or_default(), parts)
         }
     })
+}
+
+/// Refuses settings about masks where no concept of a dataset file has any. What one folder lacks is found when it is
+/// read, and that a run without a dataset file asks for masks is known from its settings.
+fn check_masks(config: &TrainConfig, concepts: &[Concept]) -> Result<()> {
+    let (Some(path), true) =
+        (&config.data.dataset, concepts.iter().all(|concept| concept.mask == MaskSource::None))
+    else {
+        return Ok(());
+    };
+    let of_holes = (config.inpaint.holes == Holes::Mask).then_some("inpaint.holes");
+    match of_holes.or_else(|| config.mask.written()) {
+        Some(setting) => Err(DataError::MasksUnasked { setting, dataset: path.display().to_string() }),
+        None => Ok(()),
+    }
 }
 
 /// Where class pictures are, and which are wanted. Empty without prior preservation.
@@ -111,6 +128,12 @@ impl Dataset {
             std::mem::take(&mut self.items).into_iter().partition(|item| held.contains(&item.sha256));
         if left.is_empty() {
             return Err(DataError::HoldOut { pictures, held_out: held.len(), left: 0 });
+        }
+        let is_masked = |item: &Item| item.mask.is_some();
+        if held.iter().any(is_masked) && !left.iter().any(is_masked) {
+            return Err(DataError::MasksHeldOut {
+                masks: held.iter().filter(|item| is_masked(item)).count(),
+            });
         }
         let mut report = self.report.clone();
         report.count(&held);

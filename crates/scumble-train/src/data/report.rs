@@ -3,7 +3,7 @@
 //! Everything that a person would want to know before hours of training: which files were left out and why, which pictures are
 //! blown up or lose most of their area, which are there twice, where the texts came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -196,7 +196,6 @@ impl DatasetReport {
                 *all.captions.entry(origin).or_default() += count;
             }
             all.empty_captions += part.empty_captions;
-            all.masks += part.masks;
             all.examples.extend(part.examples.into_iter().map(|e| Example { file: of(e.file), ..e }));
             all.skipped.extend(part.skipped.into_iter().map(|s| Skipped { file: of(s.file), ..s }));
             all.left_out.extend(part.left_out.into_iter().map(|l| LeftOut { file: of(l.file), ..l }));
@@ -212,17 +211,19 @@ impl DatasetReport {
 
     /// Fills in what needs all pictures.
     pub(super) fn finish(&mut self, items: &[Item], mask: MaskSource) {
-        self.count(items);
         if mask != MaskSource::None {
             let unmasked = |item: &&Item| item.mask.is_none();
             self.unmasked = items.iter().filter(unmasked).map(|item| item.file.clone()).collect();
-            self.masks = items.len() - self.unmasked.len();
         }
+        self.count(items);
     }
 
-    /// Counts sizes and copies.
+    /// Counts sizes, copies and masks.
     pub(super) fn count(&mut self, items: &[Item]) {
         self.pictures = items.len();
+        self.masks = items.iter().filter(|item| item.mask.is_some()).count();
+        let here: BTreeSet<&str> = items.iter().map(|item| item.file.as_str()).collect();
+        self.unmasked.retain(|file| here.contains(file.as_str()));
         self.sizes = counted(items.iter().map(|item| [item.width, item.height]));
         self.buckets = counted(items.iter().map(|item| [item.size.width(), item.size.height()]));
         let mut contents: BTreeMap<&str, Vec<String>> = BTreeMap::new();

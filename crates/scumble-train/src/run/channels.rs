@@ -14,9 +14,29 @@ use scumble_tensor::{Backend, Tape, Tensor, Var};
 
 use super::base::Base;
 use super::batch::lacking;
+use crate::config::{Holes, Inpaint};
+use crate::data::Item;
 use crate::error::{Result, TrainError};
 use crate::masks;
 use crate::picture::Picture;
+
+/// Where the holes of a run come from, for its notes.
+pub fn origin<'a>(inpaint: &Inpaint, pictures: impl Iterator<Item = &'a Item>) -> String {
+    let random = format!(
+        "rectangles at random, in {:.0} % of the visits the whole picture (`inpaint.whole`)",
+        inpaint.whole * 100.0
+    );
+    let (with, without): (Vec<&Item>, Vec<&Item>) = pictures.partition(|item| item.mask.is_some());
+    match (inpaint.holes, without.len()) {
+        (Holes::Random, _) => format!("the base fills holes: {random}"),
+        (Holes::Mask, 0) => "the base fills holes: each picture's own mask".to_owned(),
+        (Holes::Mask, without) => format!(
+            "the base fills holes: of {} pictures their own mask; {without} (class pictures among them) have none and \
+             get {random}",
+            with.len()
+        ),
+    }
+}
 
 /// The channels `[h, w, 1 + c]` of a picture with a hole (1 in it, a number a pixel); `draw` gives so many N(0, 1).
 pub fn of(

@@ -236,6 +236,12 @@ fn open(config: &TrainConfig, services: &Services<'_>, paint: bool) -> Result<(S
     let complete = !paint || paint_class_pictures(&config, &base, services)?;
     let session =
         Session::open(config, Arc::clone(&services.backend), base, dataset, held, services.reporter)?;
+    if session.base.is_inpainting() {
+        let samples = &session.samples;
+        let class = samples.class_dataset().into_iter().flat_map(|class| &class.items);
+        let pictures = samples.dataset().items.iter().chain(class);
+        services.reporter.event(Event::Note(channels::origin(&session.config.inpaint, pictures)));
+    }
     Ok((session, !complete))
 }
 

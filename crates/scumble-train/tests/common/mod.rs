@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use scumble_cpu::CpuBackend;
 use scumble_model::files::{SafetensorsFile, TensorSource};
 use scumble_train::picture::{Picture, png};
+use scumble_train::preflight::Plan;
 use scumble_train::run::event::Event;
 use scumble_train::run::{Services, Start, Summary};
 use scumble_train::{Result, TrainConfig};
@@ -95,6 +96,13 @@ pub fn run_with(
     };
     let backend = Arc::new(CpuBackend::new(Some(2)).unwrap());
     scumble_train::run::train(config, start, &Services { backend, reporter: &reporter, stop: &stop })
+}
+
+/// What a run would do.
+pub fn plan(config: &TrainConfig, heard: &Heard) -> Result<Plan> {
+    let reporter = |event: Event| heard.0.lock().unwrap().push(event);
+    let (backend, stop) = (Arc::new(CpuBackend::new(Some(2)).unwrap()), AtomicBool::new(false));
+    scumble_train::run::plan(config, &Services { backend, reporter: &reporter, stop: &stop })
 }
 
 pub fn run(config: &TrainConfig) -> Result<Summary> {

@@ -138,8 +138,24 @@ pub fn run(context: &Context, command: DatasetCommand) -> Result {
 }
 
 impl Reading {
+    /// Errors on options that a template, which writes all texts, would leave without effect.
+    fn check_texts(&self) -> Result<()> {
+        let Some(template) = self.template.filter(|template| *template != Template::None) else {
+            return Ok(());
+        };
+        let given = [("--captions", self.captions.is_some()), ("--prompt", self.prompt.is_some())];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(Failure::usage(format!(
+                "{option} has no effect: all texts come from --template {template}"
+            ))
+            .hint(format!("leave {option} or --template out"))),
+            None => Ok(()),
+        }
+    }
+
     /// The settings of a run that would read these pictures.
     fn config(&self) -> Result<TrainConfig> {
+        self.check_texts()?;
         let mut config = match self.data.is_file() {
             true => from_file(&self.data)?,
             false => {

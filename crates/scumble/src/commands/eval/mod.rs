@@ -23,7 +23,7 @@ use scumble_train::picture::Picture;
 use serde::Serialize;
 
 pub use self::options::EvalArgs;
-use super::generate::open_base;
+use super::generate::{BaseOptions, open_base};
 use crate::commands::{progress, stop};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
@@ -131,6 +131,10 @@ pub fn run(context: &Context, args: &EvalArgs) -> Result {
                 Some(original) => {
                     drop(studio);
                     context.terminal.status(&format!("loading {original}"));
+                    // A tuned folder may come of a single file, which has no variants.
+                    let is_file = std::path::Path::new(original).is_file();
+                    let variant = options.variant.clone().filter(|_| !is_file);
+                    let options = BaseOptions { variant, ..args.base.options() };
                     Studio::open(
                         &open_base(context, original, &options)?,
                         Arc::clone(&backend),

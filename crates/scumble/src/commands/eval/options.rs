@@ -89,7 +89,7 @@ pub struct PaintedBase {
     /// Paint with this base: a diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub
     #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
-    /// Weight files to take where there are several kinds, such as fp16
+    /// Weight files of a folder to take where there are several kinds, such as fp16
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     /// What the model predicts, where its files don't say: epsilon or v_prediction

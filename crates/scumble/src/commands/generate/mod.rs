@@ -73,7 +73,7 @@ pub struct BaseOptions {
     /// inside this program]
     #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
-    /// Weight files to take where there are several kinds, such as fp16
+    /// Weight files of a folder to take where there are several kinds, such as fp16
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
     /// What the model predicts, where its files don't say: epsilon or v_prediction

@@ -157,17 +157,24 @@ pub struct StartOptions {
 impl StartOptions {
     /// Puts what was given into a request.
     pub fn apply(&self, request: &mut Request) -> Result<()> {
-        if let Some(image) = &self.init_image {
-            request.init = Some(Init { image: image.clone(), strength: 0.75, mask: None });
+        // What the picture of --from says of strength and mask holds on: it may only say no more where their files are.
+        match (&self.init_image, &mut request.init) {
+            (Some(image), Some(init)) => init.image.clone_from(image),
+            (Some(image), init) => *init = Some(Init { image: image.clone(), strength: 0.75, mask: None }),
+            (None, _) => {}
         }
         let given = [("--strength", self.strength.is_some()), ("--mask", self.mask.is_some())];
         needs(&given, request.init.is_some(), "--init-image")?;
         let mut mask_there = false;
         if let Some(init) = &mut request.init {
             init.strength = self.strength.unwrap_or(init.strength);
-            if let Some(image) = &self.mask {
-                init.mask =
-                    Some(Mask { image: image.clone(), invert: false, blur: 0.0, keep_unmasked: false });
+            match (&self.mask, &mut init.mask) {
+                (Some(image), Some(mask)) => mask.image.clone_from(image),
+                (Some(image), mask) => {
+                    let image = image.clone();
+                    *mask = Some(Mask { image, invert: false, blur: 0.0, keep_unmasked: false });
+                }
+                (None, _) => {}
             }
             if let Some(mask) = &mut init.mask {
                 mask_there = true;

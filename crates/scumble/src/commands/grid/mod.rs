@@ -26,7 +26,8 @@ const FRAME_MS: u32 = 250;
 #[command(
     after_help = "Settings of an axis: adapter, strength, unet-strength, text-strength, prompt, negative, seed, steps,\n\
     guidance, sampler, clip-skip, adapter-guidance, init-strength. Values stand between commas, prompts\n\
-    between `|`; 1..4 are whole numbers, 0..1:5 five numbers evenly spaced. Adapters may be patterns or `none`.\n\n\
+    between `|`; 1..4 are whole numbers, 0..1:5 five numbers evenly spaced. Adapters may be patterns or `none`.\n\
+    A strength is that of the axis' adapter, else of all: they are written without one then.\n\n\
     Examples:\n  \
     scumble grid --base sd15.safetensors -p 'a sks dog' --x 'adapter=none,runs/dog/dog*.safetensors' --y seed=1..3\n  \
     scumble grid --base sd15.safetensors -p 'a sks dog' -a dog.safetensors --x strength=0..1:5 --y guidance=3,7.5\n  \
@@ -157,6 +158,10 @@ fn asked(context: &Context, args: &GridArgs) -> Result<(Request, String, Grid)> 
             .hint("say it with --prompt TEXT, or with an axis prompt=TEXT|TEXT"));
     }
     check_axes(args, &grid)?;
+    // The strengths that a picture brings are only what they were; those that are typed are meant.
+    if !args.adapters.adapter.is_empty() {
+        grid.check_strengths(&common.adapters)?;
+    }
     if args.frame_ms.is_some() && !is_animation(&args.out) {
         return Err(Failure::usage("--frame-ms has no effect on a sheet, which stands still")
             .hint("name a .gif file with --out, or leave --frame-ms out"));

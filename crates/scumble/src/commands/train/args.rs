@@ -67,7 +67,7 @@ struct BaseOptions {
     /// A diffusers folder, a .safetensors or .ckpt file, or a model's name on the Hub [default: embedded]
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
-    /// Weight files to take where there are several kinds, such as fp16
+    /// Weight files of a folder to take where there are several kinds, such as fp16
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     /// What the model predicts, where its files don't say: epsilon or v_prediction
