@@ -35,11 +35,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use half::slice::HalfFloatSliceExt;
+use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use scumble_model::files::TensorSource;
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Backend, DType, Element, Tensor};
+use scumble_tensor::{Backend, DType, Tensor};
 
 use crate::adapter::{Adapter, LowRankFactors};
 use crate::error::{AdapterError, Result};
@@ -273,35 +273,37 @@ fn quantile_of(mut values: Vec<f64>, quantile: f64) -> f64 {
 
 /// `tuned - base` in f32: exact for 16-bit weights.
 fn difference(base: &Tensor, tuned: &Tensor) -> Result<Tensor> {
-    match (base.dtype(), tuned.dtype()) {
-        (DType::F16, DType::F16) => halves_apart::<f16>(base, tuned),
-        (DType::BF16, DType::BF16) => halves_apart::<bf16>(base, tuned),
-        _ => {
-            let mut values = tuned.to_dtype(DType::F32)?.to_vec::<f32>()?;
-            let base = base.to_dtype(DType::F32)?;
-            values.iter_mut().zip(base.as_slice::<f32>()?).for_each(|(to, base)| *to -= base);
-            Ok(Tensor::from_slice(&values, tuned.dims())?)
+    let mut result = to_f32(tuned)?;
+    let base = to_f32(base)?;
+    let subtract = |to: &mut [f32]| -> Result<()> {
+        to.iter_mut().zip(base.as_slice::<f32>()?).for_each(|(to, base)| *to -= base);
+        Ok(())
+    };
+    // Weights that are f32 already are shared with nobody, as they were just read.
+    match result.get_mut::<f32>()? {
+        Some(values) => subtract(values)?,
+        None => {
+            let mut values = result.to_vec::<f32>()?;
+            subtract(&mut values)?;
+            result = Tensor::from_slice(&values, result.dims())?;
         }
     }
+    Ok(result)
 }
 
-/// `tuned - base`, widened in pieces that stay in the first-level cache.
-fn halves_apart<T: Element>(base: &Tensor, tuned: &Tensor) -> Result<Tensor>
-where
-    [T]: HalfFloatSliceExt,
-{
-    const PIECE: usize = 2048;
-    let (base, values) = (base.as_slice::<T>()?, tuned.as_slice::<T>()?);
-    let subtract = |out: &mut [f32]| {
-        let mut widened = [0.0; PIECE];
-        for ((out, tuned), base) in out.chunks_mut(PIECE).zip(values.chunks(PIECE)).zip(base.chunks(PIECE)) {
-            tuned.convert_to_f32_slice(out);
-            let widened = &mut widened[..base.len()];
-            base.convert_to_f32_slice(widened);
-            out.iter_mut().zip(widened).for_each(|(to, base)| *to -= *base);
+/// As [`Tensor::to_dtype`], by whole slices where the machine can.
+fn to_f32(tensor: &Tensor) -> Result<Tensor> {
+    Ok(match tensor.dtype() {
+        DType::F16 => {
+            let source = tensor.as_slice::<f16>()?;
+            Tensor::build::<f32>(tensor.dims(), |out| source.convert_to_f32_slice(out))?
         }
-    };
-    Ok(Tensor::build::<f32>(tuned.dims(), subtract)?)
+        DType::BF16 => {
+            let source = tensor.as_slice::<bf16>()?;
+            Tensor::build::<f32>(tensor.dims(), |out| source.convert_to_f32_slice(out))?
+        }
+        _ => tensor.to_dtype(DType::F32)?,
+    })
 }
 
 /// Tensors that differ though no module of the extraction has them.
@@ -320,7 +322,7 @@ fn left_out(pairs: &[TowerPair<'_>], modules: &[&Module], threads: usize) -> Res
         let (base, tuned) = (pair.base.read(name)?, pair.tuned.read(name)?);
         let equal = match base.dtype() == tuned.dtype() {
             true => base.bytes()? == tuned.bytes()?,
-            false => base.to_dtype(DType::F32)?.bytes()? == tuned.to_dtype(DType::F32)?.bytes()?,
+            false => to_f32(&base)?.bytes()? == to_f32(&tuned)?.bytes()?,
         };
         Ok((!equal).then(|| format!("{}.{name}", pair.tower.prefix())))
     })?;

@@ -180,6 +180,7 @@ fn ways_of_training_are_compared() {
     let report = json(&run(command.arg("--clip").arg(fixture("tiny-clip"))).stdout);
     let trials = report["trials"].as_array().unwrap();
     let of = |regime: &str| trials.iter().filter(|trial| trial["regime"] == regime).collect::<Vec<_>>();
+    assert_eq!(report["settings"]["strengths"], serde_json::json!([0.9, 0.7]));
     // The adapter on the UNet is worn at two more strengths, and sets the time of the others.
     assert_eq!((of("untrained").len(), of("equal-steps").len(), of("equal-time").len()), (1, 9, 6));
     let of_lora = trials.iter().filter(|trial| trial["method"] == "lora");

@@ -135,7 +135,7 @@ impl Course<'_> {
         let studio =
             Studio::open(files, Arc::clone(&self.services.backend), self.comparison.precision.dtype())?;
         let strength = strength as f32;
-        let worn = |adapter: &AdapterUse| AdapterUse::new(adapter.file.clone(), strength, strength);
+        let worn = |adapter: &AdapterUse| AdapterUse { unet: strength, text: strength, ..adapter.clone() };
         let common = Request {
             adapters: learned.adapters.iter().map(worn).collect(),
             embeddings: learned.embeddings.clone(),

@@ -47,13 +47,15 @@ section! {
 impl Mask {
     /// The key of the first setting that is not as it would be if nobody had written it.
     pub fn written(&self) -> Option<&'static str> {
+        // Taken apart, so that a new setting can't be forgotten here.
+        let Self { source, loss, floor, temperature, normalize } = self;
         let usual = Self::default();
         let keys = [
-            ("mask.source", self.source != usual.source),
-            ("mask.loss", self.loss != usual.loss),
-            ("mask.floor", self.floor != usual.floor),
-            ("mask.temperature", self.temperature != usual.temperature),
-            ("mask.normalize", self.normalize != usual.normalize),
+            ("mask.source", *source != usual.source),
+            ("mask.loss", *loss != usual.loss),
+            ("mask.floor", *floor != usual.floor),
+            ("mask.temperature", *temperature != usual.temperature),
+            ("mask.normalize", *normalize != usual.normalize),
         ];
         keys.into_iter().find_map(|(key, is_written)| is_written.then_some(key))
     }

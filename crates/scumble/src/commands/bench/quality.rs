@@ -146,7 +146,7 @@ pub fn run(context: &Context, args: &QualityArgs) -> Result {
     }
     let settings = json!({
         "base": args.base, "clip": judge.name(), "steps": args.steps, "batch": args.batch, "rank": args.rank,
-        "rates": comparison.rates, "class_count": args.class_count, "seeds": args.seeds,
+        "rates": comparison.rates, "strengths": comparison.strengths, "class_count": args.class_count, "seeds": args.seeds,
         "drift_prompts": args.drift_prompts, "paint_steps": args.paint_steps, "guidance": args.guidance,
         "precision": args.precision.name(), "version": env!("CARGO_PKG_VERSION"),
     });
