@@ -51,7 +51,8 @@ def scumble(*arguments, cwd):
 
 def ours(folder, base, *more, prompt=PROMPT):
     scumble("generate", "--base", base, "--prompt", prompt, "--sampler", "ddim", "--steps", STEPS, "--guidance",
-            GUIDANCE, "--seed", SEED, "--size", SIZE, "--out", "picture.png", "--force", *more, cwd=folder)
+            GUIDANCE, "--seed", SEED, "--size", SIZE, "--precision", "f32", "--out", "picture.png", "--force", *more,
+            cwd=folder)
     return numpy.asarray(PIL.Image.open(folder / "picture.png")).astype(int)
 
 
@@ -100,6 +101,9 @@ def models(folder):
           theirs(single_of(folder / "sd2.safetensors", SD2)))
     scumble("convert", "sd2.safetensors", "sd2", "--to", "folder", cwd=folder)
     check("`convert sd2.safetensors folder`", "from_pretrained", base, theirs(folder_of(folder / "sd2")))
+    scumble("convert", "sd2", "sd2.ckpt", cwd=folder)
+    check("`convert folder sd2.ckpt`", "from_single_file, config=tiny-sd2", base,
+          theirs(single_of(folder / "sd2.ckpt", SD2)))
 
 
 def embedded(folder):
@@ -110,6 +114,13 @@ def embedded(folder):
 
 def adapters(folder):
     base = ours(folder, SD1)
+    source = FIXTURES / "lora/diffusers_old.safetensors"
+    scumble("convert", source, "new.safetensors", "--to", "peft", "--for", SD1, cwd=folder)
+    scumble("convert", "new.safetensors", "old.safetensors", "--to", "old-diffusers", "--for", SD1, cwd=folder)
+    pipe = folder_of(SD1)
+    pipe.load_lora_weights(folder / "old.safetensors")
+    mine = ours(folder, SD1, "--adapter", "old.safetensors")
+    check("`convert --to old-diffusers`", "load_lora_weights", mine, theirs(pipe), base)
     source = FIXTURES / "lora/peft.safetensors"
     for dialect in ["kohya", "peft"]:
         target = f"{dialect}.safetensors"
@@ -201,16 +212,18 @@ def trained(folder):
           theirs(single_of(folder / "whole.safetensors", SD1)), base)
 
 
-def main():
+def run(cases):
+    """Each case in a folder of its own, as a table."""
     print(f"diffusers {diffusers.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, "
           f"torch {torch.__version__}, safetensors {safetensors.__version__}\n")
     print("| written by scumble | read with | largest difference of a pixel, of 255 |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for case in [models, embedded, adapters, embeddings, trained]:
+        for case in cases:
             place = pathlib.Path(folder) / case.__name__
             place.mkdir()
             case(place)
     print(f"\n{len(rows)} files, all within {BOUND}")
 
 
-main()
+if __name__ == "__main__":
+    run([models, embedded, adapters, embeddings, trained])

@@ -106,6 +106,7 @@ pub fn run(
         set: demo.set,
         side,
         steps: demo.steps,
+        seed: 0,
         batch: demo.batch,
         rank: demo.rank,
         rates: demo.rates,

@@ -63,6 +63,20 @@ fn the_text_encoder_is_measured_with_and_without_gradients() {
 }
 
 #[test]
+fn the_small_base_is_measured_in_every_way_of_training() {
+    let trained = |more: &[&str]| {
+        let mut command = scumble();
+        command.args(["bench", "step", "--arch", "embedded", "--latent", "16", "--steps", "1", "--json"]);
+        let line: Value = serde_json::from_str(&text(&run(command.args(more)).stdout)).unwrap();
+        assert!(line["step_s"].as_f64().unwrap() > 0.0 && line["arch"] == "embedded", "{line}");
+        line["trained"].as_u64().unwrap()
+    };
+    let adapter = trained(&["--rank", "2"]);
+    assert!(adapter < trained(&["--rank", "2", "--targets", "all-linear"]));
+    assert!(trained(&["--full"]) > 20 * adapter);
+}
+
+#[test]
 fn a_wrong_precision_is_refused_by_every_door() {
     let error = fail(scumble().args(["bench", "vae"]).env("SCUMBLE_PRECISION", "f8"), 2);
     assert!(error.contains("f8"), "{error}");

@@ -212,3 +212,30 @@ fn ways_of_training_are_compared() {
     let left = std::fs::read_dir(out.join("robot/runs/robot-full")).unwrap();
     assert!(left.flatten().all(|entry| !entry.path().is_dir()), "whole models are not kept");
 }
+
+#[test]
+fn several_trainings_are_judged_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let compared = |out: &str, trainings: &str| {
+        let mut command = scumble();
+        command.current_dir(folder.path()).args(["bench", "quality", "--steps", "2", "--batch", "1"]);
+        command.args(["--seeds", "1", "--drift-prompts", "2", "--paint-steps", "1", "--sets", "neon"]);
+        command.args(["--methods", "lora", "--strengths", "0.5", "--no-equal-time", "--lr-lora", "0.01"]);
+        command.args(["--trainings", trainings, "--out", out, "--json", "--base"]).arg(fixture("tiny-sd1"));
+        json(&run(command.arg("--clip").arg(fixture("tiny-clip"))).stdout)
+    };
+    let (one, two) = (compared("one", "1"), compared("two", "2"));
+    assert_eq!(two["settings"]["trainings"], 2);
+    for trial in 1..3 {
+        let of = |report: &serde_json::Value, what: &str| report["trials"][trial][what].clone();
+        let count = |report: &serde_json::Value| of(report, "drift")["drift"]["count"].as_u64().unwrap();
+        assert_eq!((count(&one), count(&two)), (2, 4));
+        assert_ne!(of(&one, "image_alignment")["mean"], of(&two, "image_alignment")["mean"]);
+        assert_eq!(of(&two, "image_alignment")["count"], 16);
+    }
+    // The first of two is the one alone, the second another.
+    let adapter = |path: &str| std::fs::read(folder.path().join(path)).unwrap();
+    let first = adapter("two/neon/runs/neon-lora/neon-lora.safetensors");
+    assert!(first == adapter("one/neon/runs/neon-lora/neon-lora.safetensors"));
+    assert!(first != adapter("two/neon/runs/neon-lora-2/neon-lora-2.safetensors"));
+}

@@ -53,6 +53,8 @@ pub struct Comparison {
     pub methods: Vec<Method>,
     /// Updates where all have the same number.
     pub steps: u64,
+    /// Trainings of each method, with seeds from 0 on; their pictures are judged together.
+    pub trainings: u64,
     /// Whether to compare at equal time too.
     pub equal_time: bool,
     /// Pictures of an update.
@@ -104,7 +106,7 @@ pub struct Trial {
     pub steps: u64,
     /// Seconds of one update: the median.
     pub step_seconds: f64,
-    /// Seconds of all updates.
+    /// Seconds of all updates of one training.
     pub train_seconds: f64,
     /// Numbers that learned.
     pub trained: usize,

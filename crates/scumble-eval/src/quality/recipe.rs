@@ -43,6 +43,8 @@ pub struct Lesson<'a> {
     pub side: usize,
     /// Updates.
     pub steps: u64,
+    /// Everything random follows from it.
+    pub seed: u64,
     /// Pictures of an update.
     pub batch: usize,
     /// Width of the factors.
@@ -112,6 +114,7 @@ pub fn config(method: Method, lesson: &Lesson<'_>) -> TrainConfig {
         run.train.lr_tokens = lesson.rates.tokens;
     }
     run.train.steps = lesson.steps;
+    run.train.seed = lesson.seed;
     run.train.batch = lesson.batch;
     if run.learns(Part::Unet) {
         run.train.lr = if method.is_full() { lesson.rates.full } else { lesson.rates.lora };
@@ -142,6 +145,7 @@ mod tests {
             set: Set::Robot,
             side: 64,
             steps: 100,
+            seed: 3,
             batch: 2,
             rank: 4,
             rates: Rates::default(),
@@ -155,6 +159,7 @@ mod tests {
         for method in Method::ALL {
             let run = config(method, &lesson);
             run.check().unwrap_or_else(|error| panic!("{method:?}: {error}"));
+            assert_eq!(run.train.seed, 3);
             assert_eq!(run.data.class_prompt.is_some(), method == Method::FullPrior);
             assert_eq!(run.tokens.add.len(), usize::from(method.has_word()));
             assert_eq!(run.tokens.vectors, if method.has_word() { 2 } else { 1 });

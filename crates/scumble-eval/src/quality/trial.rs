@@ -44,35 +44,82 @@ struct Seen {
     drift: Option<evaluate::Drift>,
 }
 
+/// Pictures of the set's prompts and of the world's.
+#[derive(Default)]
+struct Painted {
+    of_set: Vec<Picture>,
+    of_world: Vec<Picture>,
+}
+
+/// What the trainings of one method left, and what they cost.
+#[derive(Default)]
+struct Trainings {
+    /// Seconds of each update.
+    seconds: Vec<f64>,
+    trained: usize,
+    bytes: u64,
+    /// All trainings' pictures at strength 1 and at each other strength.
+    painted: Vec<Painted>,
+}
+
 impl Course<'_> {
     /// Trains, paints and judges; `None` when it was stopped.
     pub(super) fn trial(&self, method: Method, regime: Regime, steps: u64) -> Result<Option<Done>> {
-        let (comparison, services) = (self.comparison, self.services);
-        let suffix = if regime == Regime::EqualTime { "-equal-time" } else { "" };
-        let name = format!("{}-{}{suffix}", self.set.name(), method.name());
-        (services.phase)(&format!("{}: {}, {steps} updates", self.set.name(), method.label()));
-        let place = comparison.out.join(self.set.name());
-        let (pictures, runs) =
-            (place.join(if method.has_word() { "pictures-word" } else { "pictures" }), place.join("runs"));
-        recipe::write_pictures(method, self.set, self.side, &pictures)?;
-        let class = place.join("class");
-        let vectors = self.files.tokenizer.open()?.tokenize_all(self.set.name()).len();
-        let lesson = Lesson {
-            vectors,
-            base: &comparison.base,
-            set: self.set,
-            side: self.side,
+        let comparison = self.comparison;
+        let is_adapter_on_unet = method == Method::Lora && regime == Regime::EqualSteps;
+        let mut strengths = vec![1.0];
+        strengths.extend(comparison.strengths.iter().filter(|_| is_adapter_on_unet));
+        let mut all = Trainings::default();
+        all.painted.resize_with(strengths.len(), Painted::default);
+        for training in 0..comparison.trainings {
+            if !self.training(method, regime, steps, training, &strengths, &mut all)? {
+                return Ok(None);
+            }
+        }
+        let about = |strength: f64, seen: Seen| Trial {
+            set: self.set.name(),
+            method,
+            regime,
+            strength,
             steps,
-            batch: comparison.batch,
-            rank: comparison.rank,
-            rates: comparison.rates,
-            precision: comparison.precision,
-            pictures: &pictures,
-            runs: &runs,
-            name: &name,
-            class: Some((&class, comparison.class_count)),
+            step_seconds: median(&all.seconds),
+            train_seconds: all.seconds.iter().sum::<f64>() / comparison.trainings as f64,
+            trained: all.trained,
+            file_bytes: all.bytes,
+            text_alignment: seen.text_alignment,
+            image_alignment: seen.image_alignment,
+            drift: seen.drift,
         };
-        let config = recipe::config(method, &lesson);
+        let mut trials = Vec::with_capacity(strengths.len());
+        for (&strength, painted) in strengths.iter().zip(&all.painted) {
+            trials.push(about(strength, self.look(painted)?));
+        }
+        let at_strengths = trials.split_off(1);
+        let first = all.painted.into_iter().next().zip(trials.pop());
+        Ok(first.map(|(painted, trial)| Done {
+            trial,
+            of_set: painted.of_set,
+            of_world: painted.of_world,
+            at_strengths,
+        }))
+    }
+
+    /// One training of a method; `false` when it was stopped.
+    fn training(
+        &self,
+        method: Method,
+        regime: Regime,
+        steps: u64,
+        training: u64,
+        strengths: &[f64],
+        all: &mut Trainings,
+    ) -> Result<bool> {
+        let services = self.services;
+        let time = if regime == Regime::EqualTime { "-equal-time" } else { "" };
+        let number = if training == 0 { String::new() } else { format!("-{}", training + 1) };
+        let name = format!("{}-{}{time}{number}", self.set.name(), method.name());
+        (services.phase)(&format!("{}: {}, {steps} updates", self.set.name(), method.label()));
+        let config = self.run_of(method, steps, training, &name)?;
         let trained = Cell::new(0);
         let reporter = |event: Event| {
             if let Event::Planned(plan) = &event {
@@ -80,53 +127,68 @@ impl Course<'_> {
             }
             services.reporter.event(event);
         };
-        let Some(summary) = services.train(&config, &reporter)? else { return Ok(None) };
+        let Some(summary) = services.train(&config, &reporter)? else { return Ok(false) };
         let learned = learned(method, &summary, &trigger(method, self.set))?;
-        let seconds: Vec<f64> = metrics::read(&summary.folder.join("metrics.jsonl"))?
-            .iter()
-            .map(|record| record.seconds)
-            .collect();
-        let about = |strength: f64, seen: Seen| Trial {
-            set: self.set.name(),
-            method,
-            regime,
-            strength,
-            steps,
-            step_seconds: median(&seconds),
-            train_seconds: seconds.iter().sum(),
-            trained: trained.get(),
-            file_bytes: learned.bytes,
-            text_alignment: seen.text_alignment,
-            image_alignment: seen.image_alignment,
-            drift: seen.drift,
-        };
-        let Some((of_set, of_world)) = self.paint(method, &learned, 1.0)? else { return Ok(None) };
-        let trial = about(1.0, self.look(&of_set, &of_world)?);
-        let mut at_strengths = Vec::new();
-        let is_adapter_on_unet = method == Method::Lora && regime == Regime::EqualSteps;
-        for &strength in comparison.strengths.iter().filter(|_| is_adapter_on_unet) {
-            let Some((of_set, of_world)) = self.paint(method, &learned, strength)? else { return Ok(None) };
-            at_strengths.push(about(strength, self.look(&of_set, &of_world)?));
+        let records = metrics::read(&summary.folder.join("metrics.jsonl"))?;
+        all.seconds.extend(records.iter().map(|record| record.seconds));
+        (all.trained, all.bytes) = (trained.get(), learned.bytes);
+        for (&strength, painted) in strengths.iter().zip(&mut all.painted) {
+            let Some(new) = self.paint(method, &learned, strength)? else { return Ok(false) };
+            painted.of_set.extend(new.of_set);
+            painted.of_world.extend(new.of_world);
         }
         discard(&summary, &learned)?;
-        Ok(Some(Done { trial, of_set, of_world, at_strengths }))
+        Ok(true)
+    }
+
+    /// The run file of a training, and its pictures.
+    fn run_of(
+        &self,
+        method: Method,
+        steps: u64,
+        training: u64,
+        name: &str,
+    ) -> Result<scumble_train::TrainConfig> {
+        let comparison = self.comparison;
+        let place = comparison.out.join(self.set.name());
+        let (pictures, runs) =
+            (place.join(if method.has_word() { "pictures-word" } else { "pictures" }), place.join("runs"));
+        recipe::write_pictures(method, self.set, self.side, &pictures)?;
+        let class = place.join("class");
+        let vectors = self.files.tokenizer.open()?.tokenize_all(self.set.name()).len();
+        Ok(recipe::config(
+            method,
+            &Lesson {
+                vectors,
+                base: &comparison.base,
+                set: self.set,
+                side: self.side,
+                steps,
+                seed: training,
+                batch: comparison.batch,
+                rank: comparison.rank,
+                rates: comparison.rates,
+                precision: comparison.precision,
+                pictures: &pictures,
+                runs: &runs,
+                name,
+                class: Some((&class, comparison.class_count)),
+            },
+        ))
     }
 
     /// Judges what was painted.
-    fn look(&self, of_set: &[Picture], of_world: &[Picture]) -> Result<Seen> {
-        let (text_alignment, image_alignment) = self.alignments(of_set)?;
-        let texts = self.drift_questions();
-        let drift = evaluate::drift(self.judge, &texts, &self.before.of_world, of_world)?;
+    fn look(&self, painted: &Painted) -> Result<Seen> {
+        let (text_alignment, image_alignment) = self.alignments(&painted.of_set)?;
+        let count = painted.of_world.len();
+        let texts: Vec<String> = self.drift_questions().into_iter().cycle().take(count).collect();
+        let before: Vec<Picture> = self.before.of_world.iter().cycle().take(count).cloned().collect();
+        let drift = evaluate::drift(self.judge, &texts, &before, &painted.of_world)?;
         Ok(Seen { text_alignment, image_alignment, drift })
     }
 
-    /// Pictures of the set's prompts and of the world's.
-    fn paint(
-        &self,
-        method: Method,
-        learned: &Learned,
-        strength: f64,
-    ) -> Result<Option<(Vec<Picture>, Vec<Picture>)>> {
+    /// Paints what was learned.
+    fn paint(&self, method: Method, learned: &Learned, strength: f64) -> Result<Option<Painted>> {
         let opened = match &learned.model {
             Some(folder) => Some(BaseFiles::open(&folder.display().to_string(), &BaseOptions::default())?),
             None => None,
@@ -148,16 +210,17 @@ impl Course<'_> {
             return Ok(None);
         };
         let of_world = paint(&studio, &gallery::requests(&self.drift_texts, seeds, &common), self.services)?;
-        Ok(of_world.map(|of_world| (of_set, of_world)))
+        Ok(of_world.map(|of_world| Painted { of_set, of_world }))
     }
 
-    /// Text and image alignment of pictures of the set's prompts.
+    /// Text and image alignment of pictures of the set's prompts, from one or several trainings.
     pub(super) fn alignments(&self, of_set: &[Picture]) -> Result<(Mean, Mean)> {
         let questions = prompts::of_set(self.set, self.set.name());
         let questions: Vec<&str> = questions.iter().map(|prompt| prompt.judged.as_str()).collect();
         let each = self.comparison.seeds.len();
         let texts = self.judge.texts(&questions)?;
         let texts: Vec<_> = texts.into_iter().flat_map(|text| std::iter::repeat_n(text, each)).collect();
+        let texts: Vec<_> = texts.into_iter().cycle().take(of_set.len()).collect();
         let seen = self.judge.pictures(&of_set.iter().collect::<Vec<_>>())?;
         let text = Mean::of(&measure::text_alignment(&seen, &texts));
         let image = Mean::of(&measure::image_alignment(&seen, &self.references));

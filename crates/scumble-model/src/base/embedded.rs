@@ -64,6 +64,13 @@ pub(crate) fn clip_path(spec: &str) -> Result<Cow<'_, Path>> {
     locate(spec, "clip", CLIP)
 }
 
+/// The configuration of a part of the embedded base, `unet` say; `None` where it has no such part.
+pub fn config(part: &str) -> Option<serde_json::Value> {
+    let path = format!("{part}/config.json");
+    let (_, bytes) = BASE.iter().find(|(name, _)| *name == path)?;
+    serde_json::from_slice(bytes).ok()
+}
+
 /// Writes the embedded base as a folder in diffusers' layout, with the dual encoder in `clip` below it. `target` is replaced
 /// as a whole.
 ///

@@ -1,5 +1,6 @@
-//! Configurations of the published models, and texts for them.
+//! Configurations of the published models and of the one inside the program, and texts for them.
 
+use scumble_model::base::embedded;
 use scumble_tensor::{Result, Tensor};
 use serde_json::{Value, json};
 
@@ -9,8 +10,9 @@ use super::Arch;
 pub const TOKENS: usize = 77;
 
 /// Made-up texts, i64 `[count, TOKENS]`.
-pub fn token_ids(count: usize) -> Result<Tensor> {
-    let ids: Vec<i64> = (0..(count * TOKENS) as i64).map(|i| i * 7919 % 49_000).collect();
+pub fn token_ids(arch: Arch, count: usize) -> Result<Tensor> {
+    let words = if arch == Arch::Embedded { 1_600 } else { 49_000 };
+    let ids: Vec<i64> = (0..(count * TOKENS) as i64).map(|i| i * 7919 % words).collect();
     Tensor::from_slice(&ids, &[count, TOKENS])
 }
 
@@ -21,6 +23,7 @@ pub fn unet_config(arch: Arch) -> Value {
     let (context, heads, linear) = match arch {
         Arch::Sd15 => (768, json!(8), false),
         Arch::Sd21 => (1024, json!([5, 10, 20, 20]), true),
+        Arch::Embedded => return inside("unet"),
     };
     json!({
         "_class_name": "UNet2DConditionModel",
@@ -45,16 +48,25 @@ pub fn unet_config(arch: Arch) -> Value {
     })
 }
 
+/// The configuration of a part of the model inside the program.
+fn inside(part: &str) -> Value {
+    embedded::config(part).unwrap_or_default()
+}
+
 /// Width of the text states.
 pub fn context_width(arch: Arch) -> usize {
     match arch {
         Arch::Sd15 => 768,
         Arch::Sd21 => 1024,
+        Arch::Embedded => unet_config(arch)["cross_attention_dim"].as_u64().map_or(0, |width| width as usize),
     }
 }
 
-/// The `vae/config.json` that both share.
-pub fn vae_config() -> Value {
+/// The `vae/config.json`; the published models share one.
+pub fn vae_config(arch: Arch) -> Value {
+    if arch == Arch::Embedded {
+        return inside("vae");
+    }
     json!({
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
@@ -76,6 +88,7 @@ pub fn text_config(arch: Arch) -> Value {
     let (width, heads, layers, activation) = match arch {
         Arch::Sd15 => (768, 12, 12, "quick_gelu"),
         Arch::Sd21 => (1024, 16, 23, "gelu"),
+        Arch::Embedded => return inside("text_encoder"),
     };
     json!({
         "_class_name": "CLIPTextModel",

@@ -25,13 +25,13 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result {
     context.terminal.status("making up the weights");
     let unet = UNet::fresh(&unet_config(args.arch), SEED, backend.as_ref(), dtype)?;
     let text = TextEncoder::fresh(&text_config(args.arch), SEED, backend.as_ref(), dtype)?;
-    let vae = Vae::fresh(&vae_config(), SEED, backend.as_ref(), dtype)?;
+    let vae = Vae::fresh(&vae_config(args.arch), SEED, backend.as_ref(), dtype)?;
     let random = |name: &str, dims: &[usize]| -> Result<Var> {
         let host = stream(SEED, name).randn_tensor(dims)?;
         Ok(Var::constant(backend.cast(&backend.upload(&host)?, dtype)?))
     };
     let tape = || Tape::inference(backend.clone());
-    let ids = token_ids(2 * args.batch)?;
+    let ids = token_ids(args.arch, 2 * args.batch)?;
     let text_s = timed(context, "encoding texts", args.repeats, || {
         text.states(&tape(), &ids, 0)?;
         Ok(())

@@ -39,13 +39,15 @@ pub enum BenchCommand {
     Compare(CompareArgs),
 }
 
-/// Full-size architectures.
+/// Architectures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Arch {
     /// Stable Diffusion 1.5.
     Sd15,
     /// Stable Diffusion 2.1.
     Sd21,
+    /// The small model inside the program; --latent 16 is its size.
+    Embedded,
 }
 
 /// Options of `bench step`.
@@ -210,6 +212,7 @@ impl Arch {
         match self {
             Arch::Sd15 => "sd15",
             Arch::Sd21 => "sd21",
+            Arch::Embedded => "embedded",
         }
     }
 }

@@ -41,6 +41,9 @@ pub struct QualityArgs {
     /// Updates of each training
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     steps: u64,
+    /// Trainings of each method, with seeds from 0 on; their pictures are judged together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    trainings: u64,
     /// Compare at equal numbers of updates only, not at equal time
     #[arg(long)]
     no_equal_time: bool,
@@ -145,7 +148,7 @@ pub fn run(context: &Context, args: &QualityArgs) -> Result {
         png::write(&args.out.join(format!("{name}.png")), &sheet.render(), &[])?;
     }
     let settings = json!({
-        "base": args.base, "clip": judge.name(), "steps": args.steps, "batch": args.batch, "rank": args.rank,
+        "base": args.base, "clip": judge.name(), "steps": args.steps, "trainings": args.trainings, "batch": args.batch, "rank": args.rank,
         "rates": comparison.rates, "strengths": comparison.strengths, "class_count": args.class_count, "seeds": args.seeds,
         "drift_prompts": args.drift_prompts, "paint_steps": args.paint_steps, "guidance": args.guidance,
         "precision": args.precision.name(), "version": env!("CARGO_PKG_VERSION"),
@@ -172,6 +175,7 @@ fn comparison(args: &QualityArgs) -> Comparison {
         sets: args.sets.clone(),
         methods,
         steps: args.steps,
+        trainings: args.trainings,
         equal_time: !args.no_equal_time,
         batch: args.batch.get(),
         rank: args.rank.get(),

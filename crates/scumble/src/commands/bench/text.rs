@@ -27,7 +27,7 @@ pub fn run(context: &Context, args: &TextArgs) -> Result {
     let dtype = args.precision.dtype();
     context.terminal.status("making up the weights");
     let encoder = TextEncoder::fresh(&text_config(args.arch), SEED, backend.as_ref(), dtype)?;
-    let ids = token_ids(args.batch)?;
+    let ids = token_ids(args.arch, args.batch)?;
     let forward_s = timed(context, "encoding", args.repeats, || {
         encoder.states(&Tape::inference(backend.clone()), &ids, 0)?;
         Ok(())

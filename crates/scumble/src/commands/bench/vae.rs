@@ -5,6 +5,7 @@ use scumble_tensor::rng::stream;
 use scumble_tensor::{Tape, Var};
 use serde_json::json;
 
+use super::Arch;
 use super::architecture::vae_config;
 use super::{VaeArgs, peak_rss_gb, rounded, timed};
 use crate::context::Context;
@@ -23,7 +24,7 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
     let backend = context.backend()?;
     let dtype = args.precision.dtype();
     context.terminal.status("making up the weights");
-    let vae = Vae::fresh(&vae_config(), SEED, backend.as_ref(), dtype)?;
+    let vae = Vae::fresh(&vae_config(Arch::Sd15), SEED, backend.as_ref(), dtype)?;
     let random = |name: &str, dims: &[usize]| -> Result<Var> {
         let host = stream(SEED, name).randn_tensor(dims)?;
         Ok(Var::constant(backend.cast(&backend.upload(&host)?, dtype)?))
