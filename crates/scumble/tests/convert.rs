@@ -192,3 +192,46 @@ fn what_is_left_out_depends_on_the_layout() {
     assert!(place.path("again/safety_checker/model.safetensors").is_file());
     assert!(!place.path("again/unet/diffusion_pytorch_model.fp16.safetensors").exists());
 }
+
+/// Names, order and token decide the keys or their order; what no part uses goes when asked.
+#[test]
+fn options_decide_how_a_file_is_spelled() {
+    let place = Place::with(&[]);
+    let base = fixture("tiny-sd1").display().to_string();
+    let converted = |from: &std::path::Path, to: &str, arguments: &[&str]| {
+        let mut command = place.scumble();
+        run(command.arg("convert").arg(from).args([to, "--for", &base]).args(arguments));
+        tensors(&place.path(to))
+    };
+    let kohya = fixture("lora/kohya.safetensors");
+    for (names, block) in [("compvis", "lora_unet_input_blocks_"), ("diffusers", "lora_unet_down_blocks_")] {
+        let keys = converted(&kohya, &format!("{names}.safetensors"), &["--to", "kohya", "--names", names]);
+        assert!(keys.keys().any(|key| key.starts_with(block)), "{names}");
+        assert!(keys.keys().all(|key| !key.starts_with("lora_unet_") || key.contains("block")), "{names}");
+    }
+    let ordered = |order: &str, to: &str| converted(&kohya, to, &["--to", "original", "--order", order]);
+    let (old, new) = (ordered("0.14", "old.safetensors"), ordered("0.15", "new.safetensors"));
+    let sorted = |file: &BTreeMap<String, Vec<f64>>| {
+        let mut values: Vec<String> = file.values().map(|values| format!("{values:?}")).collect();
+        values.sort();
+        values
+    };
+    assert!(old != new && sorted(&old) == sorted(&new), "the same factors in another order");
+
+    let golden = fixture("lora/cloneofsimo.safetensors");
+    let renamed = ["--to", "diffusers-embedding", "--token", "<s1>", "--rename-token", "<cat>"];
+    let embedding = converted(&golden, "cat.safetensors", &renamed);
+    assert_eq!(embedding.keys().collect::<Vec<_>>(), ["<cat>"]);
+    assert_eq!(embedding["<cat>"], tensors(&golden)["<s1>"]);
+
+    let single = SafetensorsFile::open(&fixture("single_file/tiny-sd1-single.safetensors")).unwrap();
+    let mut all: Vec<_> = single.names().into_iter().map(|n| (n.clone(), single.read(&n).unwrap())).collect();
+    all.push(("somebody.elses".to_owned(), Tensor::scalar(1.0f32).unwrap()));
+    write_safetensors(&place.path("more.safetensors"), &all, &single.metadata().clone()).unwrap();
+    for (out, arguments, is_kept) in
+        [("kept.safetensors", &[][..], true), ("pruned.safetensors", &["--prune"], false)]
+    {
+        run(place.scumble().args(["convert", "more.safetensors", out]).args(arguments));
+        assert_eq!(tensors(&place.path(out)).contains_key("somebody.elses"), is_kept, "{arguments:?}");
+    }
+}

@@ -168,6 +168,24 @@ fn the_demo_leaves_an_adapter_a_sheet_and_a_plot() {
     run(next.arg(format!("{}:0.8", shown["adapter"].as_str().unwrap())));
 }
 
+/// Drift of a whole model is from the one that it came from; it is not painted where nobody asks.
+#[test]
+fn a_tuned_model_is_compared_with_its_original() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bake = scumble();
+    bake.current_dir(folder.path()).args(["merge", "-o", "tuned", "--base"]).arg(fixture("tiny-sd1"));
+    run(bake.arg(fixture("lora/kohya.safetensors")));
+    let drift = |original: &Path, more: &[&str]| {
+        let mut command = scumble();
+        command.current_dir(folder.path()).args(["eval", "--steps", "2", "--json", "-p", "a cat"]);
+        command.arg("--clip").arg(fixture("tiny-clip")).args(["--base", "tuned", "--original"]).arg(original);
+        json(&run(command.args(more)).stdout)["drift"].clone()
+    };
+    assert!(drift(&fixture("tiny-sd1"), &[])["drift"]["mean"].as_f64().unwrap() > 1e-3);
+    assert!(drift(Path::new("tuned"), &[])["drift"]["mean"].as_f64().unwrap().abs() < 1e-6);
+    assert_eq!(drift(&fixture("tiny-sd1"), &["--no-drift"]), Value::Null);
+}
+
 #[test]
 fn ways_of_training_are_compared() {
     let folder = tempfile::tempdir().unwrap();
@@ -225,6 +243,7 @@ fn several_trainings_are_judged_together() {
         json(&run(command.arg("--clip").arg(fixture("tiny-clip"))).stdout)
     };
     let (one, two) = (compared("one", "1"), compared("two", "2"));
+    assert_eq!(two["settings"]["rates"]["lora"], 0.01);
     assert_eq!(two["settings"]["trainings"], 2);
     for trial in 1..3 {
         let of = |report: &serde_json::Value, what: &str| report["trials"][trial][what].clone();

@@ -165,3 +165,46 @@ fn rounding_is_said_in_figures() {
     let folded = said("resize", "folded.safetensors", &original).0;
     assert!(folded.contains("156 modules") && folded.contains("e-3 of each"), "{folded}");
 }
+
+/// Which modules, how many of their directions and which values: each option shows in the result.
+#[test]
+fn options_of_extraction_and_resizing_count() {
+    let place = Place::with(&[]);
+    tuned(&place);
+    let extract = |out: &str, more: &[&str]| {
+        let mut command = place.scumble();
+        command.arg("extract").arg("--base").arg(fixture("tiny-sd1")).args(["--tuned", "tuned", "-o", out]);
+        run(command.args(["--format", "peft"]).args(more));
+        shapes(&place.path(out))
+    };
+    let down = format!("unet.{MODULE}.lora_A.weight");
+    assert_eq!(extract("all.safetensors", &["--energy", "0.99999"])[&down], [2, 32]);
+    assert_eq!(extract("one.safetensors", &["--energy", "0.99999", "--max-rank", "1"])[&down], [1, 32]);
+    let included = ["--rank", "2", "--targets", "attention", "--include", "unet.mid_block.resnets.0.conv1"];
+    assert!(extract("more.safetensors", &included).keys().any(|key| key.contains("resnets.0.conv1")));
+    extract("plain.safetensors", &["--rank", "2", "--dtype", "f32"]);
+    extract("clamped.safetensors", &["--rank", "2", "--dtype", "f32", "--clamp-quantile", "0.9"]);
+    let largest = |name: &str| {
+        let values = SafetensorsFile::open(&place.path(name)).unwrap().read(&down).unwrap().to_vec::<f32>();
+        values.unwrap().into_iter().fold(0.0f32, |largest, value| largest.max(value.abs()))
+    };
+    assert!(largest("clamped.safetensors") < 0.99 * largest("plain.safetensors"));
+
+    // Two directions, of lengths in the ratio of about 1 to 6: the strict half of each pair keeps both.
+    let resized = |name: &str, more: &[&str]| {
+        let mut command = place.scumble();
+        command.args(["resize", "all.safetensors", "-o", name, "--for"]).arg(fixture("tiny-sd1"));
+        run(command.args(more));
+        shapes(&place.path(name))[&down][0]
+    };
+    for (index, (option, two, one)) in
+        [("--norm", "0.99999", "0.5"), ("--sum", "0.99999", "0.5"), ("--ratio", "1000", "1.01")]
+            .into_iter()
+            .enumerate()
+    {
+        assert_eq!(resized(&format!("{index}-two.safetensors"), &[option, two]), 2, "{option}");
+        assert_eq!(resized(&format!("{index}-one.safetensors"), &[option, one]), 1, "{option}");
+        let limited = [option, two, "--max-rank", "1"];
+        assert_eq!(resized(&format!("{index}-most.safetensors"), &limited), 1, "{option} --max-rank");
+    }
+}

@@ -160,6 +160,11 @@ mod tests {
             let run = config(method, &lesson);
             run.check().unwrap_or_else(|error| panic!("{method:?}: {error}"));
             assert_eq!(run.train.seed, 3);
+            let rates = lesson.rates;
+            let of_unet = if method.is_full() { rates.full } else { rates.lora };
+            assert!(!run.learns(Part::Unet) || run.train.lr == of_unet, "{method:?}");
+            assert!(!run.lora.text_encoder.train || run.train.lr_text_encoder == rates.text, "{method:?}");
+            assert!(!method.has_word() || run.train.lr_tokens == rates.tokens, "{method:?}");
             assert_eq!(run.data.class_prompt.is_some(), method == Method::FullPrior);
             assert_eq!(run.tokens.add.len(), usize::from(method.has_word()));
             assert_eq!(run.tokens.vectors, if method.has_word() { 2 } else { 1 });
