@@ -231,3 +231,14 @@ fn adapters_are_compared() {
     let message = fail(scumble().arg("diff").arg(fixture("lora/kohya.safetensors")).arg(model), 1);
     assert!(message.contains("is a model"), "{message}");
 }
+
+/// A kind that is not read is an adapter all the same, and named.
+#[test]
+fn an_adapter_of_an_unknown_kind_is_no_embedding() {
+    let place = Place::with(&[]);
+    let blocks = Tensor::from_slice(&[0.0f32; 4 * 8 * 8], &[4, 8, 8]).unwrap();
+    let key = "lora_unet_mid_block_attentions_0_proj_in.oft_blocks".to_owned();
+    write_safetensors(&place.path("oft.safetensors"), &[(key, blocks)], &BTreeMap::new()).unwrap();
+    let page = text(&run(place.scumble().args(["inspect", "oft.safetensors"])).stdout);
+    assert!(page.contains("adapter in the kohya dialect") && page.contains("OFT is not"), "{page}");
+}

@@ -12,7 +12,8 @@ const SHOWN: usize = 5;
 
 /// The page's main part.
 pub fn describe(page: &mut Page, found: &Inspection, content: &AdapterContent) {
-    let what = if content.modules.is_empty() { "embedding" } else { "adapter" };
+    let is_words_alone = content.modules.is_empty() && content.misfits.is_empty();
+    let what = if is_words_alone { "embedding" } else { "adapter" };
     let size = bytes(found.bytes);
     page.text("is", &format!("{what} in the {} dialect, {size}", content.dialect));
     family(page, content);
