@@ -37,10 +37,12 @@ pub enum AdapterError {
         report: Box<LoadReport>,
     },
     /// No built-in family has the modules that a file changes.
-    #[error("{}: its tensors fit neither Stable Diffusion 1.x nor 2.x nor XL", .file.display())]
+    #[error("{}: its tensors fit neither Stable Diffusion 1.x nor 2.x nor XL{}", .file.display(), because(.unread))]
     UnknownFamily {
         /// The file.
         file: PathBuf,
+        /// Why a module that it names is not read, if that is the reason.
+        unread: Option<&'static str>,
     },
     /// Metadata or structure that the dialect does not allow.
     #[error("{file}: {what}")]
@@ -165,6 +167,9 @@ impl AdapterError {
             Self::DifferentModels { .. } => {
                 "give models of one family and size; for a difference, the model that the tuned one was made from"
             }
+            Self::UnknownFamily { unread: Some(_), .. } => {
+                "LoRA, LoCon, LoHa, LoKr, DoRA, whole differences and norms are read"
+            }
             Self::UnknownFamily { .. } => "give the base that it was made for with `--for`",
             Self::NeedsBase { .. } => "give the base that the adapter was made for",
             Self::NotFinite { .. } => "take an earlier checkpoint of that training, or fetch the file again",
@@ -172,6 +177,11 @@ impl AdapterError {
         };
         vec![hint.to_owned()]
     }
+}
+
+/// A reason behind a colon, if there is one.
+fn because(reason: &Option<&str>) -> String {
+    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
 /// At most eight of `lines`, then how many more there are.

@@ -232,13 +232,22 @@ fn adapters_are_compared() {
     assert!(message.contains("is a model"), "{message}");
 }
 
-/// A kind that is not read is an adapter all the same, and named.
+/// A kind that is not read is named, with what goes with it and alone.
 #[test]
-fn an_adapter_of_an_unknown_kind_is_no_embedding() {
+fn an_adapter_of_an_unknown_kind_is_named() {
     let place = Place::with(&[]);
-    let blocks = Tensor::from_slice(&[0.0f32; 4 * 8 * 8], &[4, 8, 8]).unwrap();
-    let key = "lora_unet_mid_block_attentions_0_proj_in.oft_blocks".to_owned();
-    write_safetensors(&place.path("oft.safetensors"), &[(key, blocks)], &BTreeMap::new()).unwrap();
-    let page = text(&run(place.scumble().args(["inspect", "oft.safetensors"])).stdout);
-    assert!(page.contains("adapter in the kohya dialect") && page.contains("OFT is not"), "{page}");
+    let page = |keys: &[(&str, &[usize])]| {
+        let zeros = |dims: &[usize]| Tensor::zeros(scumble_tensor::DType::F32, dims).unwrap();
+        let tensors: Vec<_> = keys.iter().map(|(key, dims)| ((*key).to_owned(), zeros(dims))).collect();
+        write_safetensors(&place.path("a.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+        let page = text(&run(place.scumble().args(["inspect", "a.safetensors"])).stdout);
+        page.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let oft = ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", &[4, 320, 320][..]);
+    let alone = page(&[oft]);
+    assert!(alone.contains("XL: OFT is not supported"), "{alone}");
+    let down = ("lora_unet_mid_block_attentions_0_proj_out.lora_down.weight", &[2, 1280, 1, 1][..]);
+    let up = ("lora_unet_mid_block_attentions_0_proj_out.lora_up.weight", &[1280, 2, 1, 1][..]);
+    let mixed = page(&[oft, down, up]);
+    assert!(mixed.contains("adapter in the kohya dialect") && mixed.contains("OFT is not"), "{mixed}");
 }

@@ -32,9 +32,11 @@ pub struct FamilyGuess {
 /// Tries every family; an error if no tensor fits any. Nothing but names and sizes is read.
 pub fn guess_family(path: &Path) -> Result<FamilyGuess> {
     let mut best: Option<FamilyGuess> = None;
+    let mut unread = None;
     for family in Architecture::ALL {
         let table = family.table()?;
-        let (agree, disagree, reasons) = try_table(path, &table)?;
+        let Agreement { agree, disagree, reasons, unread: reason } = try_table(path, &table)?;
+        unread = unread.or(reason);
         let better = best.as_ref().is_none_or(|best| {
             (disagree, std::cmp::Reverse(agree)) < (best.disagree, std::cmp::Reverse(best.agree))
         });
@@ -42,14 +44,27 @@ pub fn guess_family(path: &Path) -> Result<FamilyGuess> {
             best = Some(FamilyGuess { family, table, reasons, agree, disagree });
         }
     }
-    best.ok_or_else(|| AdapterError::UnknownFamily { file: path.into() })
+    best.ok_or_else(|| AdapterError::UnknownFamily { file: path.into(), unread })
 }
 
-fn try_table(path: &Path, table: &ModuleTable) -> Result<(usize, usize, Vec<String>)> {
+/// How well a file suits a family.
+struct Agreement {
+    agree: usize,
+    disagree: usize,
+    reasons: Vec<String>,
+    /// Why a module of the family that the file names is not read, if there is one.
+    unread: Option<&'static str>,
+}
+
+fn try_table(path: &Path, table: &ModuleTable) -> Result<Agreement> {
     with_file(path, table, |dialect, file| {
         let placement = dialect.place(file, table)?;
         let (agree, disagree) = agreement(file, &placement, table);
-        Ok((agree, disagree, evidence(file.source, &placement, table)))
+        let unread = placement.places.values().find_map(|place| match place {
+            Place::Unsupported(_, reason) => Some(*reason),
+            _ => None,
+        });
+        Ok(Agreement { agree, disagree, reasons: evidence(file.source, &placement, table), unread })
     })
 }
 

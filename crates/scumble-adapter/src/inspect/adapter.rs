@@ -148,9 +148,13 @@ fn content(
 /// The published family that most of the file agrees with; else the base that was named, if it fits better than the
 /// names alone; else a table of the file's own sizes.
 fn choose_table(path: &Path, base: Option<&ModuleTable>) -> Result<(Option<FamilyFound>, ModuleTable)> {
+    let mut reason = None;
     let guess = match guess_family(path) {
         Ok(guess) => Some(guess),
-        Err(AdapterError::UnknownFamily { .. }) => None,
+        Err(AdapterError::UnknownFamily { unread, .. }) => {
+            reason = unread;
+            None
+        }
         Err(error) => return Err(error),
     };
     if let Some(FamilyGuess { family, table, reasons, agree, disagree }) = guess
@@ -174,7 +178,7 @@ fn choose_table(path: &Path, base: Option<&ModuleTable>) -> Result<(Option<Famil
     }
     match best {
         Some((_, table)) => Ok((None, table)),
-        None => Err(AdapterError::UnknownFamily { file: path.into() }),
+        None => Err(AdapterError::UnknownFamily { file: path.into(), unread: reason }),
     }
 }
 
