@@ -60,6 +60,37 @@ impl Font {
         format!("{}…", kept.trim_end())
     }
 
+    /// Start and end of a word with an ellipsis between them, where the whole is wider than `width` pixels: names of files
+    /// often differ at their end only.
+    fn squeeze(&self, word: &str, width: f32) -> String {
+        /// Share of the room that goes to the start.
+        const START: f32 = 0.3;
+        if self.measure(word) <= width {
+            return word.to_owned();
+        }
+        let room = width - self.measure("…");
+        let advance = |c: char| self.glyph(c).map_or(0.0, |glyph| glyph.advance);
+        let mut used = 0.0;
+        let start: String = word
+            .chars()
+            .take_while(|&c| {
+                used += advance(c);
+                used <= START * room
+            })
+            .collect();
+        let mut used = self.measure(&start);
+        let mut end: Vec<char> = word
+            .chars()
+            .rev()
+            .take_while(|&c| {
+                used += advance(c);
+                used <= room
+            })
+            .collect();
+        end.reverse();
+        format!("{start}…{}", end.into_iter().collect::<String>())
+    }
+
     /// Breaks `text` at spaces into at most `lines` lines of `width` pixels; the last is shortened.
     pub fn wrap(&self, text: &str, width: f32, lines: usize) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
@@ -71,7 +102,7 @@ impl Font {
                     out.pop();
                     out.push(line);
                 }
-                None if out.len() < lines => out.push(self.shorten(word, width)),
+                None if out.len() < lines => out.push(self.squeeze(word, width)),
                 None => {
                     let rest: Vec<&str> = std::iter::once(word).chain(words.by_ref()).collect();
                     if let Some(last) = out.pop() {
@@ -176,6 +207,13 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|l| font.measure(l) <= 110.0) && lines[1].ends_with('…'), "{lines:?}");
         assert_eq!(font.wrap("", 100.0, 2).len(), 0);
+        for word in ["portrait-of-a-dog-step000300", "日日日日日日日日日日日日日日日日日日日日"]
+        {
+            let squeezed = font.wrap(word, 150.0, 2);
+            assert_eq!(squeezed.len(), 1);
+            assert!(font.measure(&squeezed[0]) <= 150.0 && squeezed[0].contains('…'), "{squeezed:?}");
+        }
+        assert!(font.wrap("portrait-of-a-dog-step000300", 190.0, 2)[0].ends_with("000300"));
         assert!(font.glyph('日').is_some(), "unknown letters have a stand-in");
     }
 }
