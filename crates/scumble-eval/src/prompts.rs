@@ -67,7 +67,7 @@ pub fn filled(templates: &[&str], trigger: &str, class: &str) -> Vec<Prompt> {
 }
 
 /// What to paint of a bundled subject or style of the little world, with `trigger` for its name. Places, weather, styles
-/// and companions are known to the base but not from the training pictures.
+/// and companions are known to the base; together they are in no training picture, but for a subject's first prompt.
 pub fn of_set(set: Set, trigger: &str) -> Vec<Prompt> {
     const AROUND_A_SUBJECT: [&str; 8] = [
         "{} on a meadow under a yellow sun, flat",
@@ -102,6 +102,8 @@ pub fn of_world(seed: u64, count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use scumble_world::novel::PICTURES;
+
     use super::*;
 
     #[test]
@@ -110,6 +112,18 @@ mod tests {
         assert_eq!(prompt.judged, "a photo of a dog on grass");
         assert_eq!(Prompt::new("a cat", None, "x").judged, "a cat");
         assert_eq!(replaced("a cat in sks style", Some("in sks style"), ""), "a cat");
+    }
+
+    #[test]
+    fn training_pictures_show_no_prompt_but_the_first_of_a_subject() {
+        for set in Set::ALL {
+            let captions: Vec<String> =
+                (0..PICTURES).map(|n| crate::lesson::caption(set, n, "<new>")).collect();
+            let painted = of_set(set, "<new>").into_iter().map(|prompt| prompt.painted);
+            let shown: Vec<usize> =
+                painted.enumerate().filter(|(_, p)| captions.contains(p)).map(|(at, _)| at).collect();
+            assert_eq!(shown, if set.style().is_some() { vec![] } else { vec![0] }, "{}", set.name());
+        }
     }
 
     #[test]

@@ -74,6 +74,21 @@ fn the_small_base_is_measured_in_every_way_of_training() {
     let adapter = trained(&["--rank", "2"]);
     assert!(adapter < trained(&["--rank", "2", "--targets", "all-linear"]));
     assert!(trained(&["--full"]) > 20 * adapter);
+    for (what, measured) in [("text", "gradients_s"), ("generate", "decode_s")] {
+        let mut command = scumble();
+        command.args(["bench", what, "--arch", "embedded", "--batch", "1", "--repeats", "1", "--json"]);
+        let line: Value = serde_json::from_str(&text(&run(&mut command).stdout)).unwrap();
+        assert!(line[measured].as_f64().unwrap() > 0.0 && line["arch"] == "embedded", "{line}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused() {
+    for device in ["auto", "cpu"] {
+        run(scumble().args(["bench", "text", "--arch", "embedded", "--repeats", "1", "--device", device]));
+    }
+    let error = fail(scumble().args(["bench", "text", "--arch", "embedded", "--device", "gpu"]), 2);
+    assert!(error.contains("--device") && error.contains("cpu"), "{error}");
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn options_of_extraction_and_resizing_count() {
     };
     assert!(largest("clamped.safetensors") < 0.99 * largest("plain.safetensors"));
 
-    // Two directions, of lengths in the ratio of about 1 to 6: the strict half of each pair keeps both.
+    // Each option with a value that keeps both directions, and with one that keeps the longer alone.
     let resized = |name: &str, more: &[&str]| {
         let mut command = place.scumble();
         command.args(["resize", "all.safetensors", "-o", name, "--for"]).arg(fixture("tiny-sd1"));

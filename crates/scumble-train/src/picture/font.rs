@@ -50,14 +50,17 @@ impl Font {
         if self.measure(text) <= width {
             return text.to_owned();
         }
-        let room = width - self.measure("…");
-        let mut used = 0.0;
-        let fits = |c: &char| {
-            used += self.glyph(*c).map_or(0.0, |g| g.advance);
-            used <= room
-        };
-        let kept: String = text.chars().take_while(fits).collect();
+        let kept: String = self.fitting(text.chars(), width - self.measure("…")).collect();
         format!("{}…", kept.trim_end())
+    }
+
+    /// As many of the first characters as fit into `room` pixels.
+    fn fitting(&self, chars: impl Iterator<Item = char>, room: f32) -> impl Iterator<Item = char> {
+        let mut used = 0.0;
+        chars.take_while(move |&c| {
+            used += self.glyph(c).map_or(0.0, |glyph| glyph.advance);
+            used <= room
+        })
     }
 
     /// Start and end of a word with an ellipsis between them, where the whole is wider than `width` pixels: names of files
@@ -69,26 +72,9 @@ impl Font {
             return word.to_owned();
         }
         let room = width - self.measure("…");
-        let advance = |c: char| self.glyph(c).map_or(0.0, |glyph| glyph.advance);
-        let mut used = 0.0;
-        let start: String = word
-            .chars()
-            .take_while(|&c| {
-                used += advance(c);
-                used <= START * room
-            })
-            .collect();
-        let mut used = self.measure(&start);
-        let mut end: Vec<char> = word
-            .chars()
-            .rev()
-            .take_while(|&c| {
-                used += advance(c);
-                used <= room
-            })
-            .collect();
-        end.reverse();
-        format!("{start}…{}", end.into_iter().collect::<String>())
+        let start: String = self.fitting(word.chars(), START * room).collect();
+        let end: Vec<char> = self.fitting(word.chars().rev(), room - self.measure(&start)).collect();
+        format!("{start}…{}", end.into_iter().rev().collect::<String>())
     }
 
     /// Breaks `text` at spaces into at most `lines` lines of `width` pixels; the last is shortened.

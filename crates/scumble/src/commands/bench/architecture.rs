@@ -11,8 +11,8 @@ pub const TOKENS: usize = 77;
 
 /// Made-up texts, i64 `[count, TOKENS]`.
 pub fn token_ids(arch: Arch, count: usize) -> Result<Tensor> {
-    let words = if arch == Arch::Embedded { 1_600 } else { 49_000 };
-    let ids: Vec<i64> = (0..(count * TOKENS) as i64).map(|i| i * 7919 % words).collect();
+    let words = size(&text_config(arch), "vocab_size");
+    let ids: Vec<i64> = (0..count * TOKENS).map(|i| (i * 7919 % words) as i64).collect();
     Tensor::from_slice(&ids, &[count, TOKENS])
 }
 
@@ -55,11 +55,12 @@ fn inside(part: &str) -> Value {
 
 /// Width of the text states.
 pub fn context_width(arch: Arch) -> usize {
-    match arch {
-        Arch::Sd15 => 768,
-        Arch::Sd21 => 1024,
-        Arch::Embedded => unet_config(arch)["cross_attention_dim"].as_u64().map_or(0, |width| width as usize),
-    }
+    size(&text_config(arch), "hidden_size")
+}
+
+/// A size in a configuration.
+fn size(config: &Value, key: &str) -> usize {
+    config[key].as_u64().map_or(1, |size| size as usize)
 }
 
 /// The `vae/config.json`; the published models share one.
