@@ -85,7 +85,7 @@ impl TileKernel for BusyTiles {
                 a_strip: TILE_STEPS * TILE,
                 b: other.as_ptr(),
                 b_strip: TILE_STEPS * TILE,
-                steps: TILE_STEPS,
+                depth: TILE_STEPS * DEPTH,
                 c: sums.0.as_mut_ptr(),
                 c_row: 2 * SUMS,
                 c_column: SUMS,

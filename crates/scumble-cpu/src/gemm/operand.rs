@@ -6,6 +6,8 @@
 //! contiguous piece. A convolution is a product whose runs are looked up in the picture, or are zeros beside it, so
 //! its unfolded matrix never exists.
 
+use crate::tiles::DEPTH;
+
 /// Along which index neighbouring numbers lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Along {
@@ -158,6 +160,14 @@ pub(crate) struct Chunk {
 pub(crate) struct Block {
     pub chunks: Vec<Chunk>,
     pub depth: usize,
+}
+
+impl Block {
+    /// Depth up to the last chunk's end, where chunks begin with tiles: less than `depth` if the last tile is not full.
+    pub(crate) fn filled(&self) -> usize {
+        let beside = |chunk: &Chunk| chunk.len.next_multiple_of(DEPTH) - chunk.len;
+        self.depth - self.chunks.last().map_or(0, beside)
+    }
 }
 
 /// Cuts a depth into blocks of at most `most` (as even as they come). A product without depth is one empty block.

@@ -12,6 +12,9 @@
 //!             unit, then sums or result
 //! ```
 //!
+//! Where one task has all rows, its columns are read by nobody else, and it packs them itself, block by block: what
+//! another core has written comes slowly (with AMX such an input gradient of a convolution takes half the time).
+//!
 //! The unit sums over the whole depth of a block in its registers and reads both operands from the second-level cache,
 //! which keeps up; blocks that fit the first-level cache send sums to memory and back too often (measured in
 //! `docs/performance.md`). Sums of unfinished elements are f32, tile after tile, a task's own. Each element's sum runs over
@@ -27,7 +30,7 @@ use half::bf16;
 use scumble_tensor::Result;
 
 use super::operand::{Along, Block, Operand};
-use super::tiled_task::{Source, TileTask};
+use super::tiled_task::{Columns, Source, Target, TileTask};
 use super::{Output, TASK_COLUMNS};
 use crate::engine::{Engine, Scratch};
 use crate::pool::SharedMut;
@@ -41,6 +44,8 @@ const BLOCK_TILES: usize = 90;
 const FEWEST_BLOCK_TILES: usize = 10;
 /// Tiles of 1 KiB of the right operand that are packed at once: they and a task's rows stay in second-level caches.
 const PACKED_TILES: usize = 1400;
+/// Tiles of both sides of a task that packs them itself: half of a second-level cache.
+const TASK_TILES: usize = 500;
 /// Strips of the right operand that are worked on at once.
 const CHUNK_STRIPS: usize = 40;
 /// Most rows of a task: each pair of them packed once, each strip of columns read from afar once for all of them.
@@ -70,6 +75,11 @@ pub(super) fn tiled<Y: Scalar>(
     let last_line = out.rows.line(a.outer - 1) * out.stride + b.outer;
     assert!(last_line <= out.data.len() && out.add.is_none_or(|add| add.len() >= last_line));
     assert!(out.bias.is_none_or(|bias| bias.len() >= b.outer));
+    let threads = engine.pool.threads();
+    let alone = Cut::new(left.outer, right.outer, threads);
+    if alone.m <= alone.rows {
+        return each_packs(engine, unit, [left, right], exchanged, &alone, out);
+    }
     let strips = right.outer.div_ceil(SIDE);
     let chunk = strips.min(CHUNK_STRIPS);
     let most = (PACKED_TILES / chunk).clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
@@ -79,30 +89,30 @@ pub(super) fn tiled<Y: Scalar>(
         blocks.chunks((PACKED_TILES * DEPTH / (deepest * chunk).max(1)).max(1)).collect();
     let depth_of = |blocks: &[Block]| blocks.iter().map(|block| block.depth).sum::<usize>();
     let largest = groups.iter().map(|group| depth_of(group)).max().unwrap_or(0);
-    let threads = engine.pool.threads();
     let cut = Cut::new(left.outer, right.outer.min(chunk * SIDE), threads);
     let mut packed = Scratch::new(1, largest * chunk * SIDE / 2)?;
     let rows_packed = Scratch::new(threads, cut.rows * deepest / 2)?;
     // Sums outlive a task only between groups.
     let task_sums = if blocks.len() > 1 { cut.rows * cut.columns } else { 4 * SUMS };
     let sums = Scratch::new(if groups.len() > 1 { cut.tasks() } else { threads }, task_sums)?;
-    let data = SharedMut::new(out.data);
+    let target = Target::new(out);
     for first in (0..right.outer).step_by(chunk * SIDE) {
         let columns = first..(first + chunk * SIDE).min(right.outer);
         let cut = Cut { n: columns.len(), ..cut };
         for (index, group) in groups.iter().enumerate() {
             let packed = bytemuck::cast_slice_mut(packed.all());
             pack_right(engine, right, columns.clone(), group, packed);
+            let packed = &*packed;
             let source = Source {
                 left,
-                packed,
+                right,
                 first,
                 blocks: group,
-                strips: columns.len().div_ceil(SIDE),
                 starts: index == 0,
                 ends: index + 1 == groups.len(),
                 exchanged,
             };
+            let strips = columns.len().div_ceil(SIDE);
             engine.pool.run(cut.tasks(), |task, worker| {
                 let [rows, columns] = cut.task(task);
                 unit.run(TileTask {
@@ -112,18 +122,52 @@ pub(super) fn tiled<Y: Scalar>(
                     // SAFETY: tasks have sums of their own; where workers have, no two tasks run as the same worker at
                     // once.
                     sums: unsafe { sums.of(if groups.len() > 1 { task } else { worker }) },
-                    data,
-                    stride: out.stride,
-                    map: out.rows,
-                    alpha: out.alpha,
-                    bias: out.bias,
-                    add: out.add,
+                    target: &target,
                     // SAFETY: no two tasks run as the same worker at once.
                     rows_packed: bytemuck::cast_slice_mut(unsafe { rows_packed.of(worker) }),
+                    columns_packed: Columns::Shared { packed, strips },
                 });
             });
         }
     }
+    Ok(())
+}
+
+/// The product where each task has all rows and packs its own columns.
+fn each_packs<Y: Scalar>(
+    engine: &Engine,
+    unit: Unit,
+    [left, right]: [&Operand<'_, bf16>; 2],
+    exchanged: bool,
+    cut: &Cut,
+    out: Output<'_, Y>,
+) -> Result<()> {
+    let threads = engine.pool.threads();
+    let strips =
+        (cut.rows.min(left.outer).div_ceil(SIDE) + cut.columns.min(right.outer).div_ceil(SIDE)).max(1);
+    let most = (TASK_TILES / strips).clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
+    let blocks = tile_blocks(left.segments, left.segment_len, most);
+    let deepest = blocks.iter().map(|block| block.depth).max().unwrap_or(0);
+    let rows_packed = Scratch::new(threads, cut.rows * deepest / 2)?;
+    let columns_packed = Scratch::new(threads, cut.columns * deepest / 2)?;
+    let sums = Scratch::new(threads, if blocks.len() > 1 { cut.rows * cut.columns } else { 4 * SUMS })?;
+    let target = Target::new(out);
+    let source = Source { left, right, first: 0, blocks: &blocks, starts: true, ends: true, exchanged };
+    engine.pool.run(cut.tasks(), |task, worker| {
+        let [rows, columns] = cut.task(task);
+        // SAFETY: no two tasks run as the same worker at once.
+        let (sums, rows_packed, columns_packed) =
+            unsafe { (sums.of(worker), rows_packed.of(worker), columns_packed.of(worker)) };
+        unit.run(TileTask {
+            source: &source,
+            rows,
+            columns,
+            sums,
+            target: &target,
+            rows_packed: bytemuck::cast_slice_mut(rows_packed),
+            columns_packed: Columns::Own(bytemuck::cast_slice_mut(columns_packed)),
+        });
+    });
     Ok(())
 }
 

@@ -4,28 +4,50 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::RowMap;
 use super::operand::{Block, Operand};
+use super::{Output, RowMap};
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side};
-use crate::tiles::{SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
+use crate::tiles::{SIDE, SUMS, Strips, TileKernel, TileUnit};
 
 /// What all tasks of a group read.
 pub(super) struct Source<'a> {
     pub left: &'a Operand<'a, bf16>,
-    /// The right operand: block after block, strip after strip.
-    pub packed: &'a [bf16],
-    /// Its first column that is packed; a task's columns count from there.
+    pub right: &'a Operand<'a, bf16>,
+    /// The first column that is worked on; a task's columns count from there.
     pub first: usize,
     pub blocks: &'a [Block],
-    /// Strips of the right operand.
-    pub strips: usize,
     /// Whether the first block begins the sums, and the last one ends them.
     pub starts: bool,
     pub ends: bool,
     /// Whether rows of the product are columns of the result.
     pub exchanged: bool,
+}
+
+/// The tiles of the right operand.
+pub(super) enum Columns<'a> {
+    /// Packed before, for all tasks: block after block, `strips` of them each.
+    Shared { packed: &'a [bf16], strips: usize },
+    /// Room for the task's own, for one block.
+    Own(&'a mut [bf16]),
+}
+
+/// Where all tasks write, each its own rows and columns.
+pub(super) struct Target<'a, Y> {
+    data: SharedMut<'a, Y>,
+    stride: usize,
+    map: RowMap,
+    alpha: f32,
+    bias: Option<&'a [f32]>,
+    add: Option<&'a [Y]>,
+}
+
+impl<'a, Y> Target<'a, Y> {
+    pub(super) fn new(out: Output<'a, Y>) -> Self {
+        let Output { data, stride, rows, alpha, bias, add } = out;
+        Self { data: SharedMut::new(data), stride, map: rows, alpha, bias, add }
+    }
 }
 
 /// One task.
@@ -35,13 +57,9 @@ pub(super) struct TileTask<'a, Y> {
     pub columns: Range<usize>,
     /// Squares of two by two tiles, column after column; one square where a product has one block.
     pub sums: &'a mut [f32],
-    pub data: SharedMut<'a, Y>,
-    pub stride: usize,
-    pub map: RowMap,
-    pub alpha: f32,
-    pub bias: Option<&'a [f32]>,
-    pub add: Option<&'a [Y]>,
+    pub target: &'a Target<'a, Y>,
     pub rows_packed: &'a mut [bf16],
+    pub columns_packed: Columns<'a>,
 }
 
 /// Which part of its sums a block is.
@@ -59,25 +77,30 @@ impl<Y: Scalar> TileKernel for TileTask<'_, Y> {
         let source = self.source;
         let sums = std::mem::take(&mut self.sums);
         let rows_packed = std::mem::take(&mut self.rows_packed);
+        let mut columns_packed = std::mem::replace(&mut self.columns_packed, Columns::Own(&mut []));
         let mut before = 0;
         for (index, block) in source.blocks.iter().enumerate() {
-            let packed =
-                &source.packed[before * source.strips * SIDE..][..block.depth * source.strips * SIDE];
+            let strip = block.depth * SIDE;
+            let columns = self.columns.clone();
+            let packed = match &mut columns_packed {
+                Columns::Shared { packed, strips } => {
+                    let first = before * *strips * SIDE + columns.start / SIDE * strip;
+                    &packed[first..first + columns.len().div_ceil(SIDE) * strip]
+                }
+                Columns::Own(to) => {
+                    let (first, count, to) = (source.first + columns.start, columns.len(), &mut **to);
+                    Pack { operand: source.right, block, first, count, side: Side::Right, to }.run(s);
+                    &to[..count.div_ceil(SIDE) * strip]
+                }
+            };
             before += block.depth;
-            Pack {
-                operand: source.left,
-                block,
-                first: self.rows.start,
-                count: self.rows.len(),
-                side: Side::Left,
-                to: rows_packed,
-            }
-            .run(s);
+            let (first, count, to) = (self.rows.start, self.rows.len(), &mut *rows_packed);
+            Pack { operand: source.left, block, first, count, side: Side::Left, to }.run(s);
             let part = Part {
                 begins: source.starts && index == 0,
                 ends: source.ends && index + 1 == source.blocks.len(),
             };
-            self.block(s, unit, block.depth, [rows_packed, packed], sums, part);
+            self.block(s, unit, block, [rows_packed, packed], sums, part);
         }
     }
 }
@@ -88,15 +111,14 @@ impl<Y: Scalar> TileTask<'_, Y> {
         &self,
         s: S,
         unit: U,
-        depth: usize,
+        block: &Block,
         [left, right]: [&[bf16]; 2],
         sums: &mut [f32],
         part: Part,
     ) {
         let source = self.source;
-        let strip = depth * SIDE;
+        let strip = block.depth * SIDE;
         let (row_strips, column_strips) = (self.rows.len().div_ceil(SIDE), self.columns.len().div_ceil(SIDE));
-        let right = &right[self.columns.start / SIDE * strip..][..column_strips * strip];
         let left = &left[..row_strips * strip];
         let square = 4 * SUMS;
         let kept = !(part.begins && part.ends);
@@ -110,7 +132,7 @@ impl<Y: Scalar> TileTask<'_, Y> {
                     a_strip: strip,
                     b: right[column * strip..].as_ptr(),
                     b_strip: strip,
-                    steps: strip / TILE,
+                    depth: block.filled(),
                     c: sums.as_mut_ptr(),
                     c_row: 2 * SUMS,
                     c_column: SUMS,
@@ -140,9 +162,9 @@ fn finish_tile<S: Simd, Y: Scalar>(s: S, task: &TileTask<'_, Y>, tile: &[f32], r
     if task.source.exchanged {
         let mut turned = [0.0f32; SUMS];
         turn_tile(s, tile, &mut turned);
-        write_tile(s, task, &turned, [column, columns], [row, rows]);
+        write_tile(s, task.target, &turned, [column, columns], [row, rows]);
     } else {
-        write_tile(s, task, tile, [row, rows], [column, columns]);
+        write_tile(s, task.target, tile, [row, rows], [column, columns]);
     }
 }
 
@@ -150,23 +172,23 @@ fn finish_tile<S: Simd, Y: Scalar>(s: S, task: &TileTask<'_, Y>, tile: &[f32], r
 #[inline(always)]
 fn write_tile<S: Simd, Y: Scalar>(
     s: S,
-    task: &TileTask<'_, Y>,
+    target: &Target<'_, Y>,
     tile: &[f32],
     [row, rows]: [usize; 2],
     [column, columns]: [usize; 2],
 ) {
-    let alpha = s.splat(task.alpha);
+    let alpha = s.splat(target.alpha);
     for lane in (0..columns).step_by(S::LANES) {
         let present = (columns - lane).min(S::LANES);
-        let bias = task.bias.map_or(s.splat(0.0), |bias| s.read(&bias[column + lane..][..present]));
+        let bias = target.bias.map_or(s.splat(0.0), |bias| s.read(&bias[column + lane..][..present]));
         for (r, sums) in tile.chunks_exact(SIDE).enumerate().take(rows) {
-            let start = task.map.line(row + r) * task.stride + column + lane;
+            let start = target.map.line(row + r) * target.stride + column + lane;
             let mut value = s.fma(s.read(&sums[lane..][..S::LANES]), alpha, bias);
-            if let Some(add) = task.add {
+            if let Some(add) = target.add {
                 value = s.add(value, Y::read(s, &add[start..][..present]));
             }
             // SAFETY: tasks have rows and columns of their own.
-            Y::write(s, unsafe { task.data.slice(start, present) }, value);
+            Y::write(s, unsafe { target.data.slice(start, present) }, value);
         }
     }
 }

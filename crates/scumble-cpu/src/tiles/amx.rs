@@ -129,7 +129,7 @@ macro_rules! walk {
             "5:",
             $store,
             begins = in(reg) u32::from($at.begins),
-            steps = inout(reg) $at.steps => _,
+            steps = inout(reg) $at.steps() => _,
             stride = in(reg) 64usize,
             $($moving = inout(reg) $from => _,)+
             $($sums = in(reg) $tile,)+
@@ -156,7 +156,7 @@ unsafe impl TileUnit for Amx {
     #[inline(never)]
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips) {
         debug_assert!(at.c_row >= SUMS || rows < 2);
-        debug_assert!(at.a_strip >= at.steps * TILE || rows < 2);
+        debug_assert!(at.a_strip >= at.steps() * TILE || rows < 2);
         let (a1, b1) = (at.a.wrapping_add(at.a_strip), at.b.wrapping_add(at.b_strip));
         let (c01, c10) = (at.c.wrapping_add(at.c_column), at.c.wrapping_add(at.c_row));
         let c11 = c10.wrapping_add(at.c_column);

@@ -1,7 +1,8 @@
 //! AVX512-BF16: `vdpbf16ps` adds the products of two pairs of bf16 to each of 16 floats.
 //!
 //! A row of a right tile is one register (16 columns, a pair of depths each); each row of the left tile enters as one
-//! pair, broadcast. Sixteen registers hold a tile of sums, enough chains to hide the instruction's latency.
+//! pair, broadcast. Sixteen registers hold a tile of sums, enough chains to hide the instruction's latency. Pairs of depths
+//! behind the last one are left out: heads of 40 are 20 pairs, not 32.
 
 use std::arch::x86_64::*;
 
@@ -28,7 +29,7 @@ impl Dot {
     }
 }
 
-// SAFETY: each tile reads `steps` tiles of its two strips and touches its own sums.
+// SAFETY: each tile reads the tiles of its two strips up to `depth` and touches its own sums.
 unsafe impl TileUnit for Dot {
     type Session = ();
 
@@ -41,7 +42,7 @@ unsafe impl TileUnit for Dot {
             for column in 0..columns {
                 let at = at.from(row, column);
                 // SAFETY: `self` proves the features; the caller's promise for these strips.
-                unsafe { tile(at.a, at.b, at.steps, at.c, at.begins) };
+                unsafe { tile(at.a, at.b, at.depth, at.c, at.begins) };
             }
         }
     }
@@ -50,9 +51,9 @@ unsafe impl TileUnit for Dot {
 /// One tile of sums.
 ///
 /// # Safety
-/// `a` and `b` must be good for reading `steps` tiles, `c` for a tile of sums, and the machine must have the features.
+/// `a` and `b` must be good for reading the tiles of `depth`, `c` for a tile of sums, and the machine must have the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile(a: *const bf16, b: *const bf16, steps: usize, c: *mut f32, begins: bool) {
+unsafe fn tile(a: *const bf16, b: *const bf16, depth: usize, c: *mut f32, begins: bool) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); SIDE];
@@ -61,21 +62,34 @@ unsafe fn tile(a: *const bf16, b: *const bf16, steps: usize, c: *mut f32, begins
                 *sum = _mm512_loadu_ps(c.add(row * SIDE));
             }
         }
-        for step in 0..steps {
-            let (a, b) = (a.add(step * TILE), b.add(step * TILE));
+        let whole = depth / DEPTH;
+        for step in 0..whole {
             for pair in 0..SIDE {
-                let column_pairs: __m512bh =
-                    std::mem::transmute(_mm512_loadu_si512(b.add(pair * DEPTH).cast()));
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let pair =
-                        _mm512_set1_epi32(a.add(row * DEPTH + 2 * pair).cast::<i32>().read_unaligned());
-                    *sum =
-                        _mm512_dpbf16_ps(*sum, std::mem::transmute::<__m512i, __m512bh>(pair), column_pairs);
-                }
+                add_pair(&mut sums, a.add(step * TILE), b.add(step * TILE), pair);
             }
+        }
+        for pair in 0..(depth % DEPTH).div_ceil(2) {
+            add_pair(&mut sums, a.add(whole * TILE), b.add(whole * TILE), pair);
         }
         for (row, sum) in sums.into_iter().enumerate() {
             _mm512_storeu_ps(c.add(row * SIDE), sum);
+        }
+    }
+}
+
+/// Adds the products of a pair of depths.
+///
+/// # Safety
+/// `a` and `b` must be good for reading a tile, and the machine must have the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn add_pair(sums: &mut [__m512; SIDE], a: *const bf16, b: *const bf16, pair: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let columns: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.add(pair * DEPTH).cast()));
+        for (row, sum) in sums.iter_mut().enumerate() {
+            let pair = _mm512_set1_epi32(a.add(row * DEPTH + 2 * pair).cast::<i32>().read_unaligned());
+            *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute::<__m512i, __m512bh>(pair), columns);
         }
     }
 }

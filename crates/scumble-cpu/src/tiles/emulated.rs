@@ -26,8 +26,8 @@ unsafe impl TileUnit for Emulated {
                 // SAFETY: the caller's promise for these strips; sums do not overlap operands.
                 let (a, b, c) = unsafe {
                     (
-                        std::slice::from_raw_parts(at.a, at.steps * TILE),
-                        std::slice::from_raw_parts(at.b, at.steps * TILE),
+                        std::slice::from_raw_parts(at.a, at.steps() * TILE),
+                        std::slice::from_raw_parts(at.b, at.steps() * TILE),
                         std::slice::from_raw_parts_mut(at.c, SUMS),
                     )
                 };

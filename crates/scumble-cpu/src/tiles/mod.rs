@@ -63,8 +63,8 @@ pub(crate) struct Strips {
     /// First tile of the right operand, likewise.
     pub b: *const bf16,
     pub b_strip: usize,
-    /// Tiles of a strip.
-    pub steps: usize,
+    /// Depth that is multiplied, counted from the strips' first tiles; zeros follow up to the end of the last one.
+    pub depth: usize,
     /// First tile of the sums; the next row of tiles begins `c_row` floats later, the next column `c_column`.
     pub c: *mut f32,
     pub c_row: usize,
@@ -74,6 +74,12 @@ pub(crate) struct Strips {
 }
 
 impl Strips {
+    /// Tiles of a strip.
+    #[inline(always)]
+    fn steps(&self) -> usize {
+        self.depth.div_ceil(DEPTH)
+    }
+
     /// The part from left strip `row` and right strip `column` on.
     #[inline(always)]
     fn from(&self, row: usize, column: usize) -> Self {
@@ -100,7 +106,7 @@ pub(crate) unsafe trait TileUnit: Copy {
     /// Multiplies `rows` left strips with `columns` right strips, 1 or 2 each.
     ///
     /// # Safety
-    /// All strips must be good for reading `steps` tiles, all sums for reading and writing, and `enter`'s session must
+    /// All strips must be good for reading the tiles of `depth`, all sums for reading and writing, and `enter`'s session must
     /// live.
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips);
 
