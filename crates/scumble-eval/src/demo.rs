@@ -1,6 +1,9 @@
 //! A complete run for somebody who has just arrived: a base that does not know a thing, eight pictures of it, an adapter, and
 //! what the base paints with and without.
 //!
+//! It is trained as pivotal tuning, a new word first and factors on the attention then: of all methods this one changes
+//! least in what prompts without the word paint (docs/quality.md).
+//!
 //! ```text
 //! <out>/pictures/         what it learned from
 //! <out>/<name>/           the training run: <name>.safetensors, loss.png, config.toml, ...
@@ -14,7 +17,7 @@ use scumble_model::base::BaseFiles;
 use scumble_paint::Studio;
 use scumble_paint::adapters::AdapterUse;
 use scumble_paint::request::Request;
-use scumble_train::config::Precision;
+use scumble_train::config::{Precision, Targets};
 use scumble_train::picture::{Picture, Sheet, SheetRow, png};
 use scumble_world::novel::{PICTURES, Set};
 use serde::Serialize;
@@ -27,6 +30,8 @@ use crate::{lesson, prompts};
 
 /// Strengths that are shown beside each other.
 const STRENGTHS: [f32; 3] = [0.0, 0.5, 1.0];
+/// How it is taught.
+const METHOD: Method = Method::Pivotal;
 /// Prompts about what was taught, and about something else.
 const SHOWN: [usize; 2] = [4, 2];
 
@@ -93,11 +98,11 @@ pub fn run(
     let side = studio.own_side();
     let learned_from = lesson::pictures(demo.set, side)?;
     let folder = demo.out.join("pictures");
-    recipe::write_pictures(Method::LoraText, demo.set, side, &folder)?;
-    let texts = texts(demo.set);
+    recipe::write_pictures(METHOD, demo.set, side, &folder)?;
     (services.phase)("painting with the base alone");
     let mut columns = Vec::new();
-    let Some(before) = paint(demo, &studio, &texts, None, services, watch)? else { return Ok(None) };
+    let known = texts(demo.set, name);
+    let Some(before) = paint(demo, &studio, &known, None, services, watch)? else { return Ok(None) };
     columns.push(before);
     drop(studio);
 
@@ -112,16 +117,18 @@ pub fn run(
         rates: demo.rates,
         precision: demo.precision,
         pictures: &folder,
-        vectors: 1, // it learns no word
+        vectors: files.tokenizer.open()?.tokenize_all(name).len(),
         runs: &demo.out,
         name,
         class: None,
     };
-    let config = recipe::config(Method::LoraText, &lesson);
+    let mut config = recipe::config(METHOD, &lesson);
+    config.lora.unet.targets = Targets::Attention;
     let Some(summary) = services.train(&config, services.reporter)? else { return Ok(None) };
     let missing = || EvalError::path(&summary.folder, "the run left no adapter", "");
     let adapter = summary.adapters.first().cloned().ok_or_else(missing)?;
     let studio = Studio::open(files, Arc::clone(&services.backend), demo.precision.dtype())?;
+    let texts = texts(demo.set, &recipe::trigger(METHOD, demo.set));
     for strength in &STRENGTHS[1..] {
         (services.phase)(&format!("painting with the adapter at {strength}"));
         let wearing = AdapterUse::new(adapter.clone(), *strength, *strength);
@@ -154,15 +161,17 @@ fn summary_numbers(adapter: &std::path::Path) -> Result<usize> {
     Ok(file.names().iter().filter(is_factor).map(numbers).sum())
 }
 
-/// What is painted: about what was taught, then about something else.
-fn texts(set: Set) -> Vec<String> {
-    let of_set = prompts::of_set(set, set.name()).into_iter().map(|prompt| prompt.painted).take(SHOWN[0]);
+/// What is painted: about what was taught, which is called `word`, then about something else.
+fn texts(set: Set, word: &str) -> Vec<String> {
+    let of_set = prompts::of_set(set, word).into_iter().map(|prompt| prompt.painted).take(SHOWN[0]);
     of_set.chain(OTHERS.map(str::to_owned).into_iter().take(SHOWN[1])).collect()
 }
 
 /// Plain sights of the little world that no set has anything to do with.
-const OTHERS: [&str; 2] =
-    ["a big red car on a meadow under a yellow sun, flat", "a big orange cat in a room, outlined"];
+const OTHERS: [&str; 2] = [
+    "a big red car on a meadow under a yellow sun, flat",
+    "a yellow boat on the sea under a yellow moon, outlined",
+];
 
 fn paint(
     demo: &Demo,
@@ -194,7 +203,11 @@ fn sheet(demo: &Demo, texts: &[String], columns: &[Vec<Picture>], learned_from: 
     let kind = if demo.set.style().is_some() { "style" } else { "subject" };
     Sheet {
         title: format!("a new {kind}: {}", demo.set.name()),
-        subtitle: format!("{} updates; each row starts from the same noise", demo.steps),
+        subtitle: format!(
+            "{} updates; each row has one noise; the base is asked for `{}`",
+            demo.steps,
+            demo.set.name()
+        ),
         columns: STRENGTHS
             .iter()
             .map(|&strength| if strength == 0.0 { "base".into() } else { format!("adapter at {strength}") })
@@ -210,9 +223,10 @@ mod tests {
     #[test]
     fn the_sheet_has_a_place_for_everything() {
         for set in Set::ALL {
-            let texts = texts(set);
+            let trigger = recipe::trigger(METHOD, set);
+            let texts = texts(set, &trigger);
             assert_eq!(texts.len(), SHOWN[0] + SHOWN[1]);
-            assert!(texts[..SHOWN[0]].iter().all(|text| text.contains(set.name())));
+            assert!(texts[..SHOWN[0]].iter().all(|text| text.contains(&trigger)));
             assert!(texts[SHOWN[0]..].iter().all(|text| !text.contains(set.name())));
         }
     }

@@ -1,4 +1,4 @@
-//! Three subjects and three styles that the base has never seen, a handful of pictures each: what a fine-tuning learns.
+//! Four subjects and three styles that the base has never seen, a handful of pictures each: what a fine-tuning learns.
 //!
 //! A subject has its own fixed colours and stands in the known world, in known styles; a style draws known things.
 
@@ -21,6 +21,8 @@ pub enum Set {
     Monster,
     /// An owl with a scarf.
     Owl,
+    /// A carved pumpkin with a hat, in colours that things of the world have, too.
+    Pumpkin,
     /// Pictures of glowing tubes.
     Neon,
     /// White lines on blue.
@@ -31,7 +33,8 @@ pub enum Set {
 
 impl Set {
     /// All of them, subjects first.
-    pub const ALL: [Set; 6] = [Set::Robot, Set::Monster, Set::Owl, Set::Neon, Set::Blueprint, Set::Chalk];
+    pub const ALL: [Set; 7] =
+        [Set::Robot, Set::Monster, Set::Owl, Set::Pumpkin, Set::Neon, Set::Blueprint, Set::Chalk];
 
     /// The set of this name.
     pub fn named(name: &str) -> Option<Set> {
@@ -44,6 +47,7 @@ impl Set {
             Set::Robot => "robot",
             Set::Monster => "monster",
             Set::Owl => "owl",
+            Set::Pumpkin => "pumpkin",
             Set::Neon => "neon",
             Set::Blueprint => "blueprint",
             Set::Chalk => "chalk",
@@ -66,13 +70,27 @@ impl Set {
             Set::Robot => "a lamp",
             Set::Monster => "a cat",
             Set::Owl => "a bird",
+            Set::Pumpkin => "a balloon",
             _ => "a picture",
+        }
+    }
+
+    /// What its scenes are drawn by.
+    fn number(self) -> u64 {
+        match self {
+            Set::Robot => 0,
+            Set::Monster => 1,
+            Set::Owl => 2,
+            Set::Neon => 3,
+            Set::Blueprint => 4,
+            Set::Chalk => 5,
+            Set::Pumpkin => 6,
         }
     }
 
     /// The `n`-th picture's scene; a subject's scene has no items of its own.
     fn scene(self, n: usize) -> Scene {
-        let number = Self::ALL.iter().position(|set| *set == self).unwrap_or(0) as u64;
+        let number = self.number();
         if let Some(style) = self.style() {
             let mut drawn = scene(1000 + number, n as u64);
             while drawn.items.iter().any(|item| item.size == Size::Small) || drawn.items.len() != 1 + n % 2 {
@@ -103,6 +121,7 @@ impl Set {
             Set::Robot => robot(),
             Set::Monster => monster(),
             Set::Owl => owl(),
+            Set::Pumpkin => pumpkin(),
             Set::Neon | Set::Blueprint | Set::Chalk => return scene.paint(size),
         };
         let mut dice = Dice::new(scene.grain, "pose", 0);
@@ -201,6 +220,36 @@ fn owl() -> Art {
     art.poly(gold, &[[-0.1, -0.28], [0.1, -0.28], [0.0, -0.04]]);
     art.round_rect(scarf, [-0.52, -0.04], [0.52, 0.16], 0.08);
     art.poly(scarf, &[[0.16, 0.1], [0.4, 0.1], [0.44, 0.56], [0.2, 0.52]]);
+    art
+}
+
+fn pumpkin() -> Art {
+    let mut art = Art::default();
+    let of = |colour: Colour| Ink::Fixed(colour.rgb());
+    let (skin, rib, dark) = (of(Colour::Orange), Ink::Fixed([218, 104, 24]), of(Colour::Black));
+    let (hat, band) = (of(Colour::Purple), of(Colour::Yellow));
+    art.ellipse(rib, [-0.5, 0.42], [0.42, 0.5]);
+    art.ellipse(rib, [0.5, 0.42], [0.42, 0.5]);
+    art.ellipse(skin, [0.0, 0.44], [0.66, 0.56]);
+    for side in [-1.0, 1.0] {
+        art.poly(dark, &[[side * 0.12, 0.36], [side * 0.46, 0.36], [side * 0.3, 0.06]]);
+    }
+    art.poly(
+        dark,
+        &[
+            [-0.5, 0.52],
+            [-0.22, 0.6],
+            [-0.1, 0.5],
+            [0.02, 0.62],
+            [0.5, 0.52],
+            [0.3, 0.82],
+            [0.0, 0.9],
+            [-0.3, 0.82],
+        ],
+    );
+    art.poly(hat, &[[-0.4, -0.12], [0.06, -1.0], [0.4, -0.12]]);
+    art.poly(band, &[[-0.4, -0.1], [-0.3, -0.3], [0.32, -0.3], [0.4, -0.1]]);
+    art.ellipse(hat, [0.0, -0.06], [0.72, 0.13]);
     art
 }
 

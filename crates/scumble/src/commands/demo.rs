@@ -19,16 +19,13 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
 use crate::terminal::{Paint, duration};
 
-/// Learning rate of the factors on the text encoder.
-const LR_TEXT: f64 = 5e-4;
-
 /// Options of `demo`.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  scumble demo\n  scumble demo --subject owl\n  scumble demo --style neon --out neon-demo"
 )]
 pub struct DemoArgs {
-    /// What it learns: robot, monster or owl [default: robot]
+    /// What it learns: pumpkin, robot, monster or owl [default: pumpkin]
     #[arg(long, value_name = "NAME", value_parser = subject, conflicts_with = "style")]
     subject: Option<Set>,
     /// Learn a way of drawing instead: neon, blueprint or chalk
@@ -41,7 +38,7 @@ pub struct DemoArgs {
     #[arg(short, long, value_name = "FOLDER", default_value = "scumble-demo")]
     out: PathBuf,
     /// Updates
-    #[arg(long, value_name = "N", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     steps: u64,
     /// Pictures in each update
     #[arg(long, value_name = "N", default_value = "4")]
@@ -50,7 +47,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value = "8")]
     rank: std::num::NonZeroUsize,
     /// Learning rate of the adapter on the UNet
-    #[arg(long, value_name = "RATE", default_value_t = 7e-4)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
     lr: f64,
     /// Where the noise of the paintings starts
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -89,11 +86,11 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result {
     let base = args.base.clone();
     let demo = Demo {
         base: base.clone(),
-        set: args.style.or(args.subject).unwrap_or(Set::Robot),
+        set: args.style.or(args.subject).unwrap_or(Set::Pumpkin),
         steps: args.steps,
         batch: args.batch.get(),
         rank: args.rank.get(),
-        rates: Rates { lora: args.lr, text: LR_TEXT, ..Rates::default() },
+        rates: Rates { lora: args.lr, ..Rates::default() },
         painting: Request {
             seed: args.seed,
             steps: args.paint_steps,
@@ -155,12 +152,12 @@ fn free(out: &std::path::Path) -> PathBuf {
 fn tell(context: &Context, demo: &Demo, shown: &Shown, seconds: f64) {
     let (terminal, name) = (&context.terminal, shown.name);
     let (what, sentence) = match demo.set.style() {
-        Some(_) => ("style", format!("a big yellow fish on the sea, in {name} style")),
-        None => ("subject", format!("a {name} on the sea under a yellow moon, watercolour")),
+        Some(_) => ("style", format!("a big yellow fish on the sea, in <{name}> style")),
+        None => ("subject", format!("a <{name}> on a hill under white clouds, pixelated")),
     };
     let (base, adapter) = (&demo.base, shown.adapter.display());
     terminal.status(&format!(
-        "\n{} pictures taught the base a new {what}, `{name}`: {} updates of {} numbers in {}, {} in all.\n",
+        "\n{} pictures taught the base a new {what}, `<{name}>`: {} updates of {} numbers in {}, {} in all.\n",
         scumble_world::novel::PICTURES,
         shown.steps,
         shown.trained,
@@ -203,7 +200,7 @@ mod tests {
     #[test]
     fn subjects_are_no_styles() {
         assert_eq!(subject("owl"), Ok(Set::Owl));
-        assert!(subject("neon").unwrap_err().contains("robot, monster, owl"));
+        assert!(subject("neon").unwrap_err().contains("robot, monster, owl, pumpkin"));
         assert!(style("owl").unwrap_err().contains("neon, blueprint, chalk"));
     }
 }
