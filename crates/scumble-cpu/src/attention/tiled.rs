@@ -17,6 +17,8 @@ use crate::tiles::{DEPTH, SIDE, TILE};
 pub(super) const PANEL: usize = 128;
 /// Strips of a panel.
 pub(super) const PANEL_STRIPS: usize = PANEL / SIDE;
+/// Strips of queries whose scores are worked on at once: with a panel of keys they stay in a first-level cache.
+pub(super) const PAIR: usize = 2;
 
 /// One tensor of all heads, as tiles.
 pub(super) struct Heads {

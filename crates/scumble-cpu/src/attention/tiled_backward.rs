@@ -21,7 +21,7 @@ use scumble_tensor::backend::{AttentionGrads, AttentionSpec};
 use scumble_tensor::{Result, Tensor};
 
 use super::backward::{FEWEST_TASKS, shared, zeros};
-use super::tiled::{Deep, Heads, PANEL, PANEL_STRIPS};
+use super::tiled::{Deep, Heads, PAIR, PANEL, PANEL_STRIPS};
 use super::{Sizes, like_queries, operands};
 use crate::engine::{Engine, Scratch};
 use crate::gemm::operand::Operand;
@@ -264,7 +264,7 @@ struct Range<'a> {
 
 /// The scratch of one panel of keys.
 struct Tiles<'a> {
-    /// Tiles `[query strip][key strip]`.
+    /// Tiles `[query strip][key strip]` of two strips of queries, which stay in the first-level cache.
     scores: &'a mut [f32],
     d_p: &'a mut [f32],
     /// Right: strips of keys, pairs of queries.
@@ -279,13 +279,13 @@ struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     fn floats(s: &Sizes) -> usize {
-        2 * PANEL * PANEL + 3 * PANEL * PANEL / 2 + 2 * s.width.next_multiple_of(SIDE) * PANEL
+        2 * PAIR * SIDE * PANEL + 3 * PANEL * PANEL / 2 + 2 * s.width.next_multiple_of(SIDE) * PANEL
     }
 
     fn new(s: &Sizes, scratch: &'a mut [f32]) -> Self {
         let square = PANEL * PANEL;
-        let (scores, rest) = scratch.split_at_mut(square);
-        let (d_p, rest) = rest.split_at_mut(square);
+        let (scores, rest) = scratch.split_at_mut(PAIR * SIDE * PANEL);
+        let (d_p, rest) = rest.split_at_mut(PAIR * SIDE * PANEL);
         let (p, rest) = rest.split_at_mut(square / 2);
         let (d_scores, rest) = rest.split_at_mut(square / 2);
         let (d_score_rows, rest) = rest.split_at_mut(square / 2);
@@ -343,8 +343,10 @@ impl Range<'_> {
         for query in (begin..sizes.queries).step_by(PANEL) {
             let queries = PANEL.min(sizes.queries - query);
             let at = At { key, keys, query, queries, begins: query == begin };
-            self.scores(unit, tiles, at);
-            self.weigh(s, tiles, at);
+            for first in (0..queries.div_ceil(SIDE)).step_by(PAIR) {
+                self.scores(unit, tiles, at, first);
+                self.weigh(s, tiles, at, first);
+            }
             self.accumulate(unit, tiles, at);
         }
         let model = sizes.heads * sizes.width;
@@ -360,16 +362,17 @@ impl Range<'_> {
         }
     }
 
-    /// Scores and the gradient of the weights for one panel of each.
+    /// Scores and the gradient of the weights for a panel of keys and two strips of queries from `first` on.
     #[inline(always)]
-    fn scores<U: TileUnit>(&self, unit: U, tiles: &mut Tiles<'_>, at: At) {
+    fn scores<U: TileUnit>(&self, unit: U, tiles: &mut Tiles<'_>, at: At, first: usize) {
         let problem = self.p;
+        let rows = (at.queries.div_ceil(SIDE) - first).min(PAIR);
         for (left, right, to) in [
             (&problem.queries, &problem.keys, &mut *tiles.scores),
             (&problem.upstream, &problem.values, &mut *tiles.d_p),
         ] {
             let strips = Strips {
-                a: left.of(self.head)[at.query / SIDE * left.strip..].as_ptr(),
+                a: left.of(self.head)[(at.query / SIDE + first) * left.strip..].as_ptr(),
                 a_strip: left.strip,
                 b: right.of(self.head)[at.key / SIDE * right.strip..].as_ptr(),
                 b_strip: right.strip,
@@ -379,22 +382,23 @@ impl Range<'_> {
                 c_column: SUMS,
                 begins: true,
             };
-            // SAFETY: both heads have strips for these queries and keys, equally deep; the sums are a panel each way.
-            unsafe { unit.grid(at.queries.div_ceil(SIDE), at.keys.div_ceil(SIDE), &strips) };
+            // SAFETY: both heads have strips for these queries and keys, equally deep; there are sums for a panel of keys
+            // and a pair.
+            unsafe { unit.grid(rows, at.keys.div_ceil(SIDE), &strips) };
         }
     }
 
-    /// `p` and `ds` from scores, rounded and packed: tile by tile of 16 queries and 16 keys.
+    /// `p` and `ds` from the scores of strips from `begin` on, rounded and packed: tile by tile of 16 queries and 16 keys.
     #[inline(always)]
-    fn weigh<S: Simd>(&self, s: S, tiles: &mut Tiles<'_>, at: At) {
+    fn weigh<S: Simd>(&self, s: S, tiles: &mut Tiles<'_>, at: At, begin: usize) {
         let problem = self.p;
         let factor = problem.scale * std::f32::consts::LOG2_E;
         let first = self.head * problem.padded + at.query;
         let (lse, dots) = (&problem.lse[first..first + PANEL], &problem.dots[first..first + PANEL]);
         let key_strips = at.keys.div_ceil(SIDE);
-        for row in 0..at.queries.next_multiple_of(DEPTH) / SIDE {
+        for row in begin..begin + PAIR {
             for strip in 0..key_strips {
-                let sums = (row * PANEL_STRIPS + strip) * SUMS;
+                let sums = ((row - begin) * PANEL_STRIPS + strip) * SUMS;
                 let pairs = strip * (PANEL / DEPTH) * TILE + row * SUMS;
                 let query = row * SIDE;
                 Weigh {

@@ -9,13 +9,14 @@
 //! o^T [d][query]   += v^T p              left: v^T, deep in keys       right: p
 //! ```
 //!
+//! A panel of keys meets two strips of queries at a time, so that scores and exponentials stay in the first-level cache.
 //! Scores, softmax and both sums are f32; `p` is rounded, as every implementation on a matrix unit does.
 
 use half::bf16;
 use scumble_tensor::backend::AttentionSpec;
 use scumble_tensor::{Result, Tensor};
 
-use super::tiled::{Deep, Heads, PANEL, PANEL_STRIPS};
+use super::tiled::{Deep, Heads, PAIR, PANEL, PANEL_STRIPS};
 use super::{Sizes, operands};
 use crate::engine::{Engine, Scratch};
 use crate::gemm::operand::Operand;
@@ -88,7 +89,7 @@ impl Panel<'_> {
     /// Floats of queries, scores, exponentials and sums.
     fn floats(s: &Sizes) -> usize {
         let queries = PANEL_STRIPS * s.width.div_ceil(DEPTH) * TILE / 2;
-        queries + PANEL * PANEL + PANEL * PANEL / 2 + s.width.div_ceil(SIDE) * SIDE * PANEL
+        queries + PANEL * PAIR * SIDE * 3 / 2 + s.width.div_ceil(SIDE) * SIDE * PANEL
     }
 }
 
@@ -110,8 +111,8 @@ impl TileKernel for Panel<'_> {
         let start = ((self.head / sizes.heads) * sizes.queries + self.first) * model
             + (self.head % sizes.heads) * sizes.width;
         let (queries, rest) = self.scratch.split_at_mut(PANEL_STRIPS * steps * TILE / 2);
-        let (scores, rest) = rest.split_at_mut(PANEL * PANEL);
-        let (p, sums) = rest.split_at_mut(PANEL * PANEL / 2);
+        let (scores, rest) = rest.split_at_mut(PANEL * PAIR * SIDE);
+        let (p, sums) = rest.split_at_mut(PANEL * PAIR * SIDE / 2);
         let (queries, p): (&mut [bf16], &mut [bf16]) =
             (bytemuck::cast_slice_mut(queries), bytemuck::cast_slice_mut(p));
         let operand = Operand::strided(&self.queries[start..], self.count, sizes.width, model);
@@ -119,30 +120,35 @@ impl TileKernel for Panel<'_> {
         Pack { operand: &operand, block, first: 0, count: self.count, side: Side::Right, to: queries }.run(s);
         let mut seen = Seen { most: [MASKED; PANEL], total: [0.0; PANEL] };
         let keys = sizes.keys_seen(self.first + self.count);
-        for block in (0..keys).step_by(PANEL) {
+        let pairs = || (0..strips).step_by(PAIR).map(|first| first..(first + PAIR).min(strips));
+        for (block, pair) in (0..keys).step_by(PANEL).flat_map(|block| pairs().map(move |pair| (block, pair)))
+        {
             let count = PANEL.min(keys - block);
+            let first = self.first + pair.start * SIDE;
             let at = Strips {
                 a: self.keys.0[block / SIDE * self.keys.1..].as_ptr(),
                 a_strip: self.keys.1,
-                b: queries.as_ptr(),
+                b: queries[pair.start * steps * TILE..].as_ptr(),
                 b_strip: steps * TILE,
                 depth: sizes.width,
                 c: scores.as_mut_ptr(),
-                c_row: PANEL_STRIPS * SUMS,
+                c_row: PAIR * SUMS,
                 c_column: SUMS,
                 begins: true,
             };
-            // SAFETY: the head has strips for all keys, the queries `strips`, and the scores are a panel each way.
-            unsafe { unit.grid(count.div_ceil(SIDE), strips, &at) };
-            if sizes.causal && block + count > self.first + 1 {
-                mask_future(scores, block, count, self.first);
+            // SAFETY: the head has strips for all keys, the queries those of the pair, and there are scores for a panel of
+            // keys and a pair.
+            unsafe { unit.grid(count.div_ceil(SIDE), pair.len(), &at) };
+            if sizes.causal && block + count > first + 1 {
+                mask_future(scores, block, count, first);
             }
-            let mut shrink = [1.0f32; PANEL];
-            for strip in 0..strips {
-                softmax(s, scores, strip, count, self.factor, &mut seen, &mut shrink, p);
+            let mut shrink = [1.0f32; PAIR * SIDE];
+            for (strip, shrink) in shrink.chunks_exact_mut(SIDE).enumerate().take(pair.len()) {
+                softmax(s, scores, [strip, pair.start], count, self.factor, &mut seen, shrink, p);
             }
+            let sums = &mut sums[pair.start * SUMS..];
             if block > 0 && shrink.iter().any(|&factor| factor != 1.0) {
-                rescale(s, sums, width_strips, &shrink);
+                rescale(s, sums, width_strips, &shrink[..pair.len() * SIDE]);
             }
             let at = Strips {
                 a: self.values.0[block / DEPTH * TILE..].as_ptr(),
@@ -157,7 +163,7 @@ impl TileKernel for Panel<'_> {
             };
             // SAFETY: strips of the values are deep enough for all keys, those of `p` for a panel, and there are sums
             // for the whole width.
-            unsafe { unit.grid(width_strips, strips, &at) };
+            unsafe { unit.grid(width_strips, pair.len(), &at) };
         }
         for query in 0..self.count {
             self.lse[query] = (seen.most[query] + seen.total[query].log2()) * std::f32::consts::LN_2;
@@ -179,17 +185,17 @@ impl TileKernel for Panel<'_> {
     }
 }
 
-/// Row `key` of the scores of a strip of queries.
+/// Row `key` of the scores of a pair's strip of queries.
 #[inline(always)]
 fn row(strip: usize, key: usize) -> usize {
-    ((key / SIDE) * PANEL_STRIPS + strip) * SUMS + (key % SIDE) * SIDE
+    ((key / SIDE) * PAIR + strip) * SUMS + (key % SIDE) * SIDE
 }
 
-/// Masks the keys from `block` on that lie behind their query, for queries from `first` on.
+/// Masks the keys from `block` on that lie behind their query, for a pair of strips from query `first` on.
 #[inline(always)]
 fn mask_future(scores: &mut [f32], block: usize, keys: usize, first: usize) {
     for key in 0..keys {
-        let hidden = (block + key).saturating_sub(first).min(PANEL);
+        let hidden = (block + key).saturating_sub(first).min(PAIR * SIDE);
         for strip in 0..hidden.div_ceil(SIDE) {
             scores[row(strip, key)..][..(hidden - strip * SIDE).min(SIDE)].fill(MASKED);
         }
@@ -197,22 +203,23 @@ fn mask_future(scores: &mut [f32], block: usize, keys: usize, first: usize) {
 }
 
 /// Turns a strip's scores into exponentials about the running maximum, rounded as pairs of keys, zeros behind the last.
+/// `strip` is counted within the pair whose first strip is `first`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // all of a step of the online softmax
 fn softmax<S: Simd>(
     s: S,
     scores: &[f32],
-    strip: usize,
+    [strip, first]: [usize; 2],
     keys: usize,
     factor: f32,
     seen: &mut Seen,
-    shrink: &mut [f32; PANEL],
+    shrink: &mut [f32],
     p: &mut [bf16],
 ) {
     let factor = s.splat(factor);
     let p = &mut p[strip * (PANEL / DEPTH) * TILE..][..PANEL / DEPTH * TILE];
     for lane in (0..SIDE).step_by(S::LANES) {
-        let at = strip * SIDE + lane;
+        let at = (first + strip) * SIDE + lane;
         // Four chains of maxima hide their latency.
         let mut highest = [s.splat(MASKED); 4];
         for tile in 0..keys.div_ceil(SIDE) {
@@ -247,14 +254,14 @@ fn softmax<S: Simd>(
         }
         s.write(&mut seen.most[at..][..S::LANES], most);
         s.write(&mut seen.total[at..][..S::LANES], s.add(total[0], total[1]));
-        s.write(&mut shrink[at..][..S::LANES], shrunk);
+        s.write(&mut shrink[lane..][..S::LANES], shrunk);
     }
 }
 
 /// The scores of 16 keys and a strip of queries.
 #[inline(always)]
 fn score_tile(scores: &[f32], tile: usize, strip: usize) -> &[f32] {
-    &scores[(tile * PANEL_STRIPS + strip) * SUMS..][..SUMS]
+    &scores[(tile * PAIR + strip) * SUMS..][..SUMS]
 }
 
 /// `2^(score factor - most)`.
@@ -263,10 +270,10 @@ fn exponential<S: Simd>(s: S, scores: &[f32], factor: S::V, negated: S::V) -> S:
     exp2_for_bf16(s, s.fma(s.read(&scores[..S::LANES]), factor, negated))
 }
 
-/// Multiplies the sums of each query by its factor.
+/// Multiplies the sums of each query by its factor; they begin with the pair's.
 #[inline(always)]
-fn rescale<S: Simd>(s: S, sums: &mut [f32], width_strips: usize, shrink: &[f32; PANEL]) {
-    for tiles in sums.chunks_exact_mut(PANEL_STRIPS * SUMS).take(width_strips) {
+fn rescale<S: Simd>(s: S, sums: &mut [f32], width_strips: usize, shrink: &[f32]) {
+    for tiles in sums.chunks_mut(PANEL_STRIPS * SUMS).take(width_strips) {
         for (tile, factors) in tiles.chunks_exact_mut(SUMS).zip(shrink.chunks_exact(SIDE)) {
             for lane in (0..SIDE).step_by(S::LANES) {
                 let factor = s.read(&factors[lane..][..S::LANES]);

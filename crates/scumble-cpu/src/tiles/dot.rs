@@ -48,6 +48,17 @@ unsafe impl TileUnit for Dot {
     }
 }
 
+/// Adds the products of a pair of depths to a tile of sums, in registers.
+macro_rules! add_pair {
+    ($sums:ident, $a:ident, $b:ident, $pair:ident) => {
+        let columns: __m512bh = std::mem::transmute(_mm512_loadu_si512($b.add($pair * DEPTH).cast()));
+        for (row, sum) in $sums.iter_mut().enumerate() {
+            let pair = _mm512_set1_epi32($a.add(row * DEPTH + 2 * $pair).cast::<i32>().read_unaligned());
+            *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute::<__m512i, __m512bh>(pair), columns);
+        }
+    };
+}
+
 /// One tile of sums.
 ///
 /// # Safety
@@ -64,32 +75,17 @@ unsafe fn tile(a: *const bf16, b: *const bf16, depth: usize, c: *mut f32, begins
         }
         let whole = depth / DEPTH;
         for step in 0..whole {
+            let (a, b) = (a.add(step * TILE), b.add(step * TILE));
             for pair in 0..SIDE {
-                add_pair(&mut sums, a.add(step * TILE), b.add(step * TILE), pair);
+                add_pair!(sums, a, b, pair);
             }
         }
+        let (a, b) = (a.add(whole * TILE), b.add(whole * TILE));
         for pair in 0..(depth % DEPTH).div_ceil(2) {
-            add_pair(&mut sums, a.add(whole * TILE), b.add(whole * TILE), pair);
+            add_pair!(sums, a, b, pair);
         }
         for (row, sum) in sums.into_iter().enumerate() {
             _mm512_storeu_ps(c.add(row * SIDE), sum);
-        }
-    }
-}
-
-/// Adds the products of a pair of depths.
-///
-/// # Safety
-/// `a` and `b` must be good for reading a tile, and the machine must have the features.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn add_pair(sums: &mut [__m512; SIDE], a: *const bf16, b: *const bf16, pair: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let columns: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.add(pair * DEPTH).cast()));
-        for (row, sum) in sums.iter_mut().enumerate() {
-            let pair = _mm512_set1_epi32(a.add(row * DEPTH + 2 * pair).cast::<i32>().read_unaligned());
-            *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute::<__m512i, __m512bh>(pair), columns);
         }
     }
 }
