@@ -1,14 +1,16 @@
 //! AVX512-BF16: `vdpbf16ps` adds the products of two pairs of bf16 to each of 16 floats.
 //!
 //! A row of a right tile is one register (16 columns, a pair of depths each); each row of the left tile enters as one
-//! pair, broadcast. Sixteen registers hold a tile of sums, enough chains to hide the instruction's latency. Pairs of depths
-//! behind the last one are left out: heads of 40 are 20 pairs, not 32.
+//! pair, broadcast. Sixteen registers hold sums, enough chains to hide the instruction's latency: half the rows of two
+//! tiles, so that each pair that is broadcast is used twice (10 loads for 16 products; a whole tile takes 17, more than the
+//! processor has time for), or a whole tile where there is one column of them. Pairs of depths behind the last one are left
+//! out: heads of 40 are 20 pairs, not 32.
 
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{DEPTH, SIDE, Strips, TILE, TileUnit};
+use super::{DEPTH, SIDE, SUMS, Strips, TILE, TileUnit};
 
 /// Proof that the machine has AVX512-BF16.
 #[derive(Clone, Copy)]
@@ -39,53 +41,76 @@ unsafe impl TileUnit for Dot {
     #[inline(always)]
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips) {
         for row in 0..rows {
-            for column in 0..columns {
-                let at = at.from(row, column);
-                // SAFETY: `self` proves the features; the caller's promise for these strips.
-                unsafe { tile(at.a, at.b, at.depth, at.c, at.begins) };
+            let at = at.from(row, 0);
+            // SAFETY: `self` proves the features; the caller's promise for these strips; a half tile begins eight rows on.
+            unsafe {
+                if columns == 1 {
+                    sums::<16, 1>(at.a, [at.b], at.depth, [at.c], at.begins);
+                    continue;
+                }
+                let b = [at.b, at.b.wrapping_add(at.b_strip)];
+                for half in 0..2 {
+                    let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
+                    sums::<8, 2>(at.a.wrapping_add(half * TILE / 2), b, at.depth, c, at.begins);
+                }
             }
         }
     }
 }
 
-/// Adds the products of a pair of depths to a tile of sums, in registers.
+/// Adds the products of a pair of depths, in registers.
 macro_rules! add_pair {
-    ($sums:ident, $a:ident, $b:ident, $pair:ident) => {
-        let columns: __m512bh = std::mem::transmute(_mm512_loadu_si512($b.add($pair * DEPTH).cast()));
-        for (row, sum) in $sums.iter_mut().enumerate() {
-            let pair = _mm512_set1_epi32($a.add(row * DEPTH + 2 * $pair).cast::<i32>().read_unaligned());
-            *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute::<__m512i, __m512bh>(pair), columns);
+    ($sums:ident, $a:ident, $b:ident, $step:ident, $pair:ident) => {
+        let columns = $b.map(|b| {
+            let line = _mm512_loadu_si512(b.add($step * TILE + $pair * DEPTH).cast());
+            std::mem::transmute::<__m512i, __m512bh>(line)
+        });
+        for (row, sums) in $sums.iter_mut().enumerate() {
+            let pair = $a.add($step * TILE + row * DEPTH + 2 * $pair).cast::<i32>().read_unaligned();
+            let pair = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
+            for (sum, columns) in sums.iter_mut().zip(columns) {
+                *sum = _mm512_dpbf16_ps(*sum, pair, columns);
+            }
         }
     };
 }
 
-/// One tile of sums.
+/// Sums of `ROWS` rows of a left strip with `COLUMNS` right strips.
 ///
 /// # Safety
-/// `a` and `b` must be good for reading the tiles of `depth`, `c` for a tile of sums, and the machine must have the features.
+/// `a` and `b` must be good for reading the tiles of `depth`, from these rows on; each of `c` for `ROWS` rows of sums; the
+/// machine must have the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile(a: *const bf16, b: *const bf16, depth: usize, c: *mut f32, begins: bool) {
+unsafe fn sums<const ROWS: usize, const COLUMNS: usize>(
+    a: *const bf16,
+    b: [*const bf16; COLUMNS],
+    depth: usize,
+    c: [*mut f32; COLUMNS],
+    begins: bool,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [_mm512_setzero_ps(); SIDE];
+        let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
         if !begins {
-            for (row, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_loadu_ps(c.add(row * SIDE));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (sum, c) in sums.iter_mut().zip(c) {
+                    *sum = _mm512_loadu_ps(c.add(row * SIDE));
+                }
             }
         }
         let whole = depth / DEPTH;
         for step in 0..whole {
-            let (a, b) = (a.add(step * TILE), b.add(step * TILE));
             for pair in 0..SIDE {
-                add_pair!(sums, a, b, pair);
+                add_pair!(sums, a, b, step, pair);
             }
         }
-        let (a, b) = (a.add(whole * TILE), b.add(whole * TILE));
         for pair in 0..(depth % DEPTH).div_ceil(2) {
-            add_pair!(sums, a, b, pair);
+            add_pair!(sums, a, b, whole, pair);
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            _mm512_storeu_ps(c.add(row * SIDE), sum);
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (sum, c) in sums.into_iter().zip(c) {
+                _mm512_storeu_ps(c.add(row * SIDE), sum);
+            }
         }
     }
 }
