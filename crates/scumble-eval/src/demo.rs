@@ -1,8 +1,8 @@
 //! A complete run for somebody who has just arrived: a base that does not know a thing, eight pictures of it, an adapter, and
 //! what the base paints with and without.
 //!
-//! It is trained as pivotal tuning, a new word first and factors on the attention then: of all methods this one changes
-//! least in what prompts without the word paint (docs/quality.md).
+//! It is trained as pivotal tuning, a new word first and factors on the attention then: what goes to the word changes
+//! nothing in prompts without it (docs/quality.md compares).
 //!
 //! ```text
 //! <out>/pictures/         what it learned from
@@ -117,7 +117,7 @@ pub fn run(
         rates: demo.rates,
         precision: demo.precision,
         pictures: &folder,
-        vectors: files.tokenizer.open()?.tokenize_all(name).len(),
+        vectors: recipe::vectors(files, demo.set)?,
         runs: &demo.out,
         name,
         class: None,

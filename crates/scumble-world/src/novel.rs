@@ -75,7 +75,7 @@ impl Set {
         }
     }
 
-    /// What its scenes are drawn by.
+    /// What its scenes are drawn by: fixed, so that a new set leaves the pictures of the others as they are.
     fn number(self) -> u64 {
         match self {
             Set::Robot => 0,

@@ -19,6 +19,8 @@ pub(super) const PANEL: usize = 128;
 pub(super) const PANEL_STRIPS: usize = PANEL / SIDE;
 /// Strips of queries whose scores are worked on at once: with a panel of keys they stay in a first-level cache.
 pub(super) const PAIR: usize = 2;
+// The gradient fills whole tiles of depth from a pair, zeros included.
+const _: () = assert!(PAIR * SIDE == DEPTH);
 
 /// One tensor of all heads, as tiles.
 pub(super) struct Heads {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Where one task has all rows, its columns are read by nobody else, and it packs them itself, block by block: what
-//! another core has written comes slowly (with AMX such an input gradient of a convolution takes half the time).
+//! another core has written comes slowly (`docs/performance.md`, input gradients of small pictures with AMX).
 //!
 //! The unit sums over the whole depth of a block in its registers and reads both operands from the second-level cache,
 //! which keeps up; blocks that fit the first-level cache send sums to memory and back too often (measured in
@@ -76,9 +76,9 @@ pub(super) fn tiled<Y: Scalar>(
     assert!(last_line <= out.data.len() && out.add.is_none_or(|add| add.len() >= last_line));
     assert!(out.bias.is_none_or(|bias| bias.len() >= b.outer));
     let threads = engine.pool.threads();
-    let alone = Cut::new(left.outer, right.outer, threads);
-    if alone.m <= alone.rows {
-        return each_packs(engine, unit, [left, right], exchanged, &alone, out);
+    let cut = Cut::new(left.outer, right.outer, threads);
+    if cut.rows >= left.outer {
+        return each_packs(engine, unit, [left, right], exchanged, &cut, out);
     }
     let strips = right.outer.div_ceil(SIDE);
     let chunk = strips.min(CHUNK_STRIPS);
@@ -143,8 +143,7 @@ fn each_packs<Y: Scalar>(
     out: Output<'_, Y>,
 ) -> Result<()> {
     let threads = engine.pool.threads();
-    let strips =
-        (cut.rows.min(left.outer).div_ceil(SIDE) + cut.columns.min(right.outer).div_ceil(SIDE)).max(1);
+    let strips = (cut.rows + cut.columns) / SIDE;
     let most = (TASK_TILES / strips).clamp(FEWEST_BLOCK_TILES, BLOCK_TILES);
     let blocks = tile_blocks(left.segments, left.segment_len, most);
     let deepest = blocks.iter().map(|block| block.depth).max().unwrap_or(0);

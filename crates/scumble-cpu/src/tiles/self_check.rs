@@ -17,30 +17,28 @@ pub(crate) fn agrees<U: TileUnit>(unit: U) -> bool {
     let (a, b) = (numbers(7), numbers(11));
     let shapes = [(1, 1), (1, 2), (2, 1), (2, 2)];
     shapes.into_iter().all(|(rows, columns)| {
-        [(0, true), (1, true), (STEPS, true), (STEPS, false)].into_iter().all(
-            |(steps, begins): (usize, bool)| {
-                let start: Vec<f32> = (0..4 * SUMS).map(|i| (i % 19) as f32 - 9.0).collect();
-                let (mut expected, mut found) = (start.clone(), start);
-                let at = |c: &mut [f32]| Strips {
-                    a: a.as_ptr(),
-                    a_strip: STEPS * TILE,
-                    b: b.as_ptr(),
-                    b_strip: STEPS * TILE,
-                    depth: steps * DEPTH,
-                    c: c.as_mut_ptr(),
-                    c_row: 2 * SUMS,
-                    c_column: SUMS,
-                    begins,
-                };
-                // SAFETY: two strips of `STEPS` tiles each and four tiles of sums; the unit was made ready above.
-                unsafe {
-                    Emulated.block(rows, columns, &at(&mut expected));
-                    unit.block(rows, columns, &at(&mut found));
-                }
-                // Sums of 96 products up to 4 in any order; a wrong element or a wrong place is off by far more.
-                expected.iter().zip(&found).all(|(expected, found)| (expected - found).abs() < 1e-3)
-            },
-        )
+        [(0, true), (1, true), (STEPS, true), (STEPS, false)].into_iter().all(|(steps, begins)| {
+            let start: Vec<f32> = (0..4 * SUMS).map(|i| (i % 19) as f32 - 9.0).collect();
+            let (mut expected, mut found) = (start.clone(), start);
+            let at = |c: &mut [f32]| Strips {
+                a: a.as_ptr(),
+                a_strip: STEPS * TILE,
+                b: b.as_ptr(),
+                b_strip: STEPS * TILE,
+                depth: steps * DEPTH,
+                c: c.as_mut_ptr(),
+                c_row: 2 * SUMS,
+                c_column: SUMS,
+                begins,
+            };
+            // SAFETY: two strips of `STEPS` tiles each and four tiles of sums; the unit was made ready above.
+            unsafe {
+                Emulated.block(rows, columns, &at(&mut expected));
+                unit.block(rows, columns, &at(&mut found));
+            }
+            // Sums of 96 products up to 4 in any order; a wrong element or a wrong place is off by far more.
+            expected.iter().zip(&found).all(|(expected, found)| (expected - found).abs() < 1e-3)
+        })
     })
 }
 

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use scumble_model::base::BaseFiles;
 use scumble_train::TrainConfig;
 use scumble_train::config::{self, AdapterKind, Base, CaptionSource, Part, ScheduleKind, Targets};
 use scumble_world::novel::Set;
@@ -55,7 +56,7 @@ pub struct Lesson<'a> {
     pub precision: config::Precision,
     /// The pictures.
     pub pictures: &'a Path,
-    /// Rows of a new word: as many as the set's name, as which it begins, has tokens.
+    /// Rows of a new word ([`vectors`]).
     pub vectors: usize,
     /// Where runs go.
     pub runs: &'a Path,
@@ -68,6 +69,11 @@ pub struct Lesson<'a> {
 /// The word that stands for what is taught: the set's name, or a new word in brackets.
 pub fn trigger(method: Method, set: Set) -> String {
     if method.has_word() { format!("<{}>", set.name()) } else { set.name().to_owned() }
+}
+
+/// Rows of a set's new word: as many as its name, as which the word begins, has tokens.
+pub fn vectors(files: &BaseFiles, set: Set) -> crate::error::Result<usize> {
+    Ok(files.tokenizer.open()?.tokenize_all(set.name()).len())
 }
 
 /// A training run.

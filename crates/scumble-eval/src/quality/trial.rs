@@ -155,11 +155,10 @@ impl Course<'_> {
             (place.join(if method.has_word() { "pictures-word" } else { "pictures" }), place.join("runs"));
         recipe::write_pictures(method, self.set, self.side, &pictures)?;
         let class = place.join("class");
-        let vectors = self.files.tokenizer.open()?.tokenize_all(self.set.name()).len();
         Ok(recipe::config(
             method,
             &Lesson {
-                vectors,
+                vectors: recipe::vectors(self.files, self.set)?,
                 base: &comparison.base,
                 set: self.set,
                 side: self.side,
