@@ -17,6 +17,7 @@ use crate::gemm::operand::{Along, Operand, Pixels, Runs};
 use crate::gemm::{Output, RowMap, gemm};
 use crate::operands::{channels, elements, elements_of, optional};
 use crate::simd::{Scalar, with_scalar};
+use crate::winograd::Winograd;
 
 /// Sizes of a convolution.
 struct Sizes {
@@ -98,7 +99,7 @@ fn forward_typed<E: Scalar>(
     let runs = Runs::Matrix { data: w, stride: taps * c, offsets };
     let b = Operand { runs, along: Along::Depth, outer: out, segments: taps, segment_len: c };
     Tensor::try_build(&[n, output[0], output[1], out], |y: &mut [E]| {
-        gemm(engine, &a, &b, Output { bias: bias.as_deref(), add, ..Output::plain(y, out) })
+        multiply(engine, &a, &b, Output { bias: bias.as_deref(), add, ..Output::plain(y, out) })
     })
 }
 
@@ -184,7 +185,20 @@ fn grad_input_phase<E: Scalar>(
     } else {
         RowMap::Phase { grid, size: s.input, start: phase, step: stride }
     };
-    gemm(engine, &a, &b, Output { rows, ..Output::plain(d_x, s.c) })
+    multiply(engine, &a, &b, Output { rows, ..Output::plain(d_x, s.c) })
+}
+
+/// The product of a picture's pixels with weights, with fewer multiplications where that is possible.
+fn multiply<E: Scalar>(
+    engine: &Engine,
+    a: &Operand<'_, E>,
+    b: &Operand<'_, E>,
+    out: Output<'_, E>,
+) -> Result<()> {
+    match Winograd::of(engine, a, b) {
+        Some(winograd) if matches!(out.rows, RowMap::Identity) => winograd.run(engine, out),
+        _ => gemm(engine, a, b, out),
+    }
 }
 
 /// f32 `[out, kh, kw, c]`.

@@ -8,6 +8,7 @@
 //! * `gemm`: one product routine for linear layers and convolutions; `attention`: never forms the score matrix.
 //! * `tiles`: matrix units, which multiply bf16 without widening it; a tier that has one uses it for every product of
 //!   bf16 operands.
+//! * `winograd`: convolutions of 3 x 3 with fewer multiplications, on a matrix unit.
 //! * `pool`: threads. Work is cut by shape and sums are ordered, so the number of threads never shows in a result.
 //! * [`measure_peak`]: what the machine could do at best.
 //!
@@ -37,6 +38,7 @@ mod simd;
 mod swap;
 mod tier;
 mod tiles;
+mod winograd;
 
 pub use backend::CpuBackend;
 pub use peak::{Peak, measure_peak};

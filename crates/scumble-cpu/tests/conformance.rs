@@ -25,8 +25,8 @@ fn every_tier_passes_the_suite() {
     }
 }
 
-/// What a matrix unit computes differs from what widening computes by the order of sums, and in attention by the
-/// rounding of the weights.
+/// What a matrix unit computes differs from what widening computes by the order of sums, in attention by the rounding of
+/// the weights, and in large convolutions by that of what minimal filtering multiplies.
 #[test]
 fn matrix_units_compute_what_widening_computes() {
     let wide = results(&CpuBackend::with_tier(Tier::Portable, Some(2)).unwrap(), DType::BF16);
@@ -54,6 +54,12 @@ fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
     let y = backend.conv2d(&x, &w, Some(&bias), None, spec).unwrap();
     let d_x = backend.conv2d_grad_input(&y, &w, [19, 23], spec).unwrap();
     let d_w = backend.conv2d_grad_weight(&y, &x, [3, 3], spec).unwrap();
+    let (picture, filters) = (tensor(&[1, 13, 17, 130]), tensor(&[136, 3, 3, 130]));
+    let spec = Conv2dSpec { stride: 1, padding: Padding::same(1) };
+    let filtered = backend.conv2d(&picture, &filters, None, None, spec).unwrap();
+    let d_filtered = backend.conv2d_grad_input(&filtered, &filters, [13, 17], spec).unwrap();
+    let (small, few) = (tensor(&[1, 7, 8, 130]), tensor(&[201, 3, 3, 130]));
+    let small = backend.conv2d(&small, &few, None, None, spec).unwrap();
     let (a, b) = (tensor(&[501, 1000]), tensor(&[333, 1000]));
     let wide = backend.matmul(MatMul::nt(&b, &a)).unwrap();
     let tall = backend.matmul(MatMul::nt(&a, &b)).unwrap();
@@ -78,7 +84,7 @@ fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
     let swapped = backend.swap_middle(&picture).unwrap();
     let adapters = [pairs, d_rows, scaled, products, swapped];
     let grads = [grads.q, grads.k, grads.v, norm_grads.x].into_iter().map(Option::unwrap);
-    [y, d_x, d_w, wide, tall, o, lse, norm, stats, d_gamma, d_beta, sums]
+    [y, d_x, d_w, filtered, d_filtered, small, wide, tall, o, lse, norm, stats, d_gamma, d_beta, sums]
         .into_iter()
         .chain(grads)
         .chain(adapters)

@@ -66,10 +66,14 @@ impl<'a, E> Pixels<'a, E> {
     #[inline(always)]
     fn run_at(&self, [image, y, x]: [usize; 3], segment: usize) -> &'a [E] {
         let [offset_y, offset_x] = self.offsets[segment];
-        let inside = |grid: usize, offset: isize, size: usize| {
-            (grid * self.step).checked_add_signed(offset).filter(|&position| position < size)
-        };
-        match (inside(y, offset_y, self.size[0]), inside(x, offset_x, self.size[1])) {
+        self.pixel(image, [(y * self.step) as isize + offset_y, (x * self.step) as isize + offset_x])
+    }
+
+    /// The pixel at `[y, x]`, zeros outside.
+    #[inline(always)]
+    pub(crate) fn pixel(&self, image: usize, [y, x]: [isize; 2]) -> &'a [E] {
+        let inside = |at: isize, size: usize| usize::try_from(at).ok().filter(|&at| at < size);
+        match (inside(y, self.size[0]), inside(x, self.size[1])) {
             (Some(y), Some(x)) => {
                 let pixel = (image * self.size[0] + y) * self.size[1] + x;
                 &self.data[pixel * self.channels..(pixel + 1) * self.channels]

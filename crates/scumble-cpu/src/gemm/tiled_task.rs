@@ -34,7 +34,7 @@ pub(super) enum Columns<'a> {
 }
 
 /// Where all tasks write, each its own rows and columns.
-pub(super) struct Target<'a, Y> {
+pub(crate) struct Target<'a, Y> {
     data: SharedMut<'a, Y>,
     stride: usize,
     map: RowMap,
@@ -44,9 +44,26 @@ pub(super) struct Target<'a, Y> {
 }
 
 impl<'a, Y> Target<'a, Y> {
-    pub(super) fn new(out: Output<'a, Y>) -> Self {
+    pub(crate) fn new(out: Output<'a, Y>) -> Self {
         let Output { data, stride, rows, alpha, bias, add } = out;
         Self { data: SharedMut::new(data), stride, map: rows, alpha, bias, add }
+    }
+
+    /// Scales a register of sums, brings bias and addend, and writes it to a line of the result: columns
+    /// `first, count`, no more than a register has lanes.
+    #[inline(always)]
+    pub(crate) fn write<S: Simd>(&self, s: S, line: usize, [first, count]: [usize; 2], sums: S::V)
+    where
+        Y: Scalar,
+    {
+        let bias = self.bias.map_or(s.splat(0.0), |bias| s.read(&bias[first..][..count]));
+        let mut value = s.fma(sums, s.splat(self.alpha), bias);
+        let start = line * self.stride + first;
+        if let Some(add) = self.add {
+            value = s.add(value, Y::read(s, &add[start..][..count]));
+        }
+        // SAFETY: tasks have rows and columns of their own.
+        Y::write(s, unsafe { self.data.slice(start, count) }, value);
     }
 }
 
@@ -177,18 +194,11 @@ fn write_tile<S: Simd, Y: Scalar>(
     [row, rows]: [usize; 2],
     [column, columns]: [usize; 2],
 ) {
-    let alpha = s.splat(target.alpha);
     for lane in (0..columns).step_by(S::LANES) {
         let present = (columns - lane).min(S::LANES);
-        let bias = target.bias.map_or(s.splat(0.0), |bias| s.read(&bias[column + lane..][..present]));
         for (r, sums) in tile.chunks_exact(SIDE).enumerate().take(rows) {
-            let start = target.map.line(row + r) * target.stride + column + lane;
-            let mut value = s.fma(s.read(&sums[lane..][..S::LANES]), alpha, bias);
-            if let Some(add) = target.add {
-                value = s.add(value, Y::read(s, &add[start..][..present]));
-            }
-            // SAFETY: tasks have rows and columns of their own.
-            Y::write(s, unsafe { target.data.slice(start, present) }, value);
+            let line = target.map.line(row + r);
+            target.write(s, line, [column + lane, present], s.read(&sums[lane..][..S::LANES]));
         }
     }
 }

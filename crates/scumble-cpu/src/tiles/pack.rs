@@ -67,9 +67,9 @@ impl Kernel for Pack<'_> {
     fn run<S: Simd>(mut self, s: S) {
         debug_assert!(self.to.len() >= self.count.div_ceil(SIDE) * self.strip());
         let mut tiles_before = 0;
-        for chunk in &self.block.chunks {
+        for (index, chunk) in self.block.chunks.iter().enumerate() {
             match self.operand.along {
-                Along::Depth => self.along_depth(s, chunk, tiles_before),
+                Along::Depth => self.along_depth(s, chunk, self.block.chunks.get(index + 1), tiles_before),
                 Along::Outer => self.along_outer(s, chunk, tiles_before),
             }
             tiles_before += chunk.len.div_ceil(DEPTH);
@@ -90,19 +90,35 @@ impl<'a> Pack<'a> {
         &mut self.to[start..start + TILE]
     }
 
+    /// The part of a chunk of a strip's runs, empty ones behind the last.
+    #[inline(always)]
+    fn depth_runs(&self, chunk: &Chunk, strip: usize) -> [&'a [bf16]; SIDE] {
+        let present = self.count.saturating_sub(strip * SIDE).min(SIDE);
+        let mut runs: [&[bf16]; SIDE] = [&[]; SIDE];
+        self.operand.run_many(self.first + strip * SIDE, chunk.segment, &mut runs[..present]);
+        for run in &mut runs[..present] {
+            *run = &run[chunk.start..chunk.start + chunk.len];
+        }
+        runs
+    }
+
     /// Sixteen runs at a time, tile by tile.
     #[inline(always)]
-    fn along_depth<S: Simd>(&mut self, s: S, chunk: &Chunk, tiles_before: usize) {
-        for strip in 0..self.count.div_ceil(SIDE) {
+    fn along_depth<S: Simd>(&mut self, s: S, chunk: &Chunk, following: Option<&Chunk>, tiles_before: usize) {
+        let mut next = self.depth_runs(chunk, 0);
+        let strips = self.count.div_ceil(SIDE);
+        for strip in 0..strips {
             let present = (self.count - strip * SIDE).min(SIDE);
-            let mut runs: [&[bf16]; SIDE] = [&[]; SIDE];
-            self.operand.run_many(self.first + strip * SIDE, chunk.segment, &mut runs[..present]);
-            for run in &mut runs[..present] {
-                *run = &run[chunk.start..chunk.start + chunk.len];
-            }
+            let runs = next;
+            next = match following {
+                Some(following) if strip + 1 == strips => self.depth_runs(following, 0),
+                _ => self.depth_runs(chunk, strip + 1),
+            };
             for tile in 0..chunk.len.div_ceil(DEPTH) {
                 let depths = tile * DEPTH..chunk.len.min((tile + 1) * DEPTH);
                 let whole = present == SIDE && depths.len() == DEPTH;
+                // Runs are short and far apart, so the processor does not foresee the next ones; a tile's are a line.
+                next.iter().filter_map(|run| run.get(depths.start)).for_each(|at| s.prefetch(at));
                 let side = self.side;
                 let to = self.tile(strip, tiles_before + tile);
                 match side {

@@ -31,6 +31,8 @@ fn layers() -> Vec<Layer> {
         layer([3, 7, 5, 33], 17, 3, 1, one),
         layer([1, 16, 16, 64], 64, 3, 1, one),
         layer([1, 13, 11, 96], 80, 3, 1, one),
+        layer([1, 8, 9, 128], 136, 3, 1, one),
+        layer([1, 7, 9, 136], 130, 3, 1, uneven),
         layer([2, 8, 8, 32], 32, 3, 2, one),
         layer([1, 9, 7, 24], 40, 3, 2, one),
         layer([2, 8, 8, 16], 16, 3, 2, right_and_below),
@@ -53,16 +55,19 @@ fn check(trial: &mut Trial<'_>, layer: Layer) -> Result<()> {
     let weight = trial.input(&[out, kh, kw, c])?;
     let (bias, add) = (trial.input(&[out])?, trial.input(&[n, oh, ow, out])?);
     let backend = trial.backend();
+    // Backends may compute large ones by minimal filtering, which rounds what it multiplies.
+    let filtered = [kh, kw, spec.stride] == [3, 3, 1] && c.min(out) >= 128;
+    let tolerance = if filtered { Tolerance::Transformed } else { Tolerance::Sum };
     for (name, bias, add) in
         [("y", None, None), ("y with bias", Some(&bias), None), ("y with both", Some(&bias), Some(&add))]
     {
-        trial.output(name, &backend.conv2d(&x, &weight, bias, add, spec)?, Tolerance::Sum)?;
+        trial.output(name, &backend.conv2d(&x, &weight, bias, add, spec)?, tolerance)?;
     }
     let dy = trial.input(&[n, oh, ow, out])?;
-    trial.output("dx", &backend.conv2d_grad_input(&dy, &weight, [h, w], spec)?, Tolerance::Sum)?;
+    trial.output("dx", &backend.conv2d_grad_input(&dy, &weight, [h, w], spec)?, tolerance)?;
     trial.gradient("dw", &backend.conv2d_grad_weight(&dy, &x, [kh, kw], spec)?, Tolerance::Sum)?;
     // Once more: the input gradient may have prepared the weight in another form.
-    trial.output("y again", &backend.conv2d(&x, &weight, None, None, spec)?, Tolerance::Sum)
+    trial.output("y again", &backend.conv2d(&x, &weight, None, None, spec)?, tolerance)
 }
 
 fn misfits(trial: &mut Trial<'_>) -> Result<()> {

@@ -24,6 +24,10 @@ pub enum Tolerance {
     /// Products of intermediate results that may be held in the element type under test, as softmax weights are that
     /// enter a matrix unit: three units of that type, or [`Tolerance::Conditioned`] if that is more.
     Intermediate(f64),
+    /// Sums of products of transformed operands that may be held in the element type under test, as minimal filtering
+    /// of convolutions has them: six units of that type. Transforming doubles what rounding the operands costs (each
+    /// direction has 5/3 of the plain sum's variance); a normal operand's error deviates by 0.8 units.
+    Transformed,
 }
 
 /// Unit roundoff: the largest relative error of rounding to nearest.
@@ -49,6 +53,7 @@ impl Tolerance {
             Tolerance::Sum => [u, sum],
             Tolerance::Conditioned(factor) => [u, factor * sum],
             Tolerance::Intermediate(factor) => [u, (factor * sum).max(3.0 * unit_roundoff(operands))],
+            Tolerance::Transformed => [u, sum.max(6.0 * unit_roundoff(operands))],
         }
     }
 }

@@ -1,0 +1,59 @@
+//! The three transforms, one register of channels at a time; see [`super`] for their matrices.
+//!
+//! Loops instead of closures: a closure that the compiler does not inline is compiled without the tier's instructions.
+
+use super::POSITIONS;
+use crate::simd::Simd;
+
+/// `B' d B` in place, row after row.
+#[inline(always)]
+pub(super) fn picture<S: Simd>(s: S, d: &mut [S::V; POSITIONS]) {
+    for (first, step) in [(0, 4), (1, 4), (2, 4), (3, 4), (0, 1), (4, 1), (8, 1), (12, 1)] {
+        let line = [d[first], d[first + step], d[first + 2 * step], d[first + 3 * step]];
+        d[first] = s.sub(line[0], line[2]);
+        d[first + step] = s.add(line[1], line[2]);
+        d[first + 2 * step] = s.sub(line[2], line[1]);
+        d[first + 3 * step] = s.sub(line[1], line[3]);
+    }
+}
+
+/// `G` times three numbers.
+#[inline(always)]
+fn weights_line<S: Simd>(s: S, [a, b, c]: [S::V; 3]) -> [S::V; 4] {
+    let half = s.splat(0.5);
+    let (ends, middle) = (s.mul(s.add(a, c), half), s.mul(b, half));
+    [a, s.add(ends, middle), s.sub(ends, middle), c]
+}
+
+/// `G g G'`, row after row.
+#[inline(always)]
+pub(super) fn weights<S: Simd>(s: S, g: &[S::V; 9]) -> [S::V; POSITIONS] {
+    let mut to = [s.splat(0.0); POSITIONS];
+    for x in 0..3 {
+        let line = weights_line(s, [g[x], g[3 + x], g[6 + x]]);
+        for (y, value) in line.into_iter().enumerate() {
+            to[4 * y + x] = value;
+        }
+    }
+    for y in 0..4 {
+        let line = weights_line(s, [to[4 * y], to[4 * y + 1], to[4 * y + 2]]);
+        to[4 * y..4 * y + 4].copy_from_slice(&line);
+    }
+    to
+}
+
+/// `A'` times four numbers.
+#[inline(always)]
+fn sums_line<S: Simd>(s: S, [a, b, c, d]: [S::V; 4]) -> [S::V; 2] {
+    [s.add(s.add(a, b), c), s.sub(s.sub(b, c), d)]
+}
+
+/// `A' m A`, row after row.
+#[inline(always)]
+pub(super) fn sums<S: Simd>(s: S, m: &[S::V; POSITIONS]) -> [[S::V; 2]; 2] {
+    let mut down = [[s.splat(0.0); 4]; 2];
+    for x in 0..4 {
+        [down[0][x], down[1][x]] = sums_line(s, [m[x], m[4 + x], m[8 + x], m[12 + x]]);
+    }
+    [sums_line(s, down[0]), sums_line(s, down[1])]
+}
