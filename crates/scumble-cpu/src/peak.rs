@@ -9,7 +9,7 @@ use crate::CpuBackend;
 use crate::engine::Scratch;
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Simd};
-use crate::tiles::{DEPTH, SUMS, Strips, TILE, TileKernel, TileUnit};
+use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
 
 /// Measured limits of a backend's tier and threads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,6 +83,7 @@ impl TileKernel for BusyTiles {
             let at = Strips {
                 a: operand.as_ptr(),
                 a_strip: TILE_STEPS * TILE,
+                a_rows: 2 * SIDE,
                 b: other.as_ptr(),
                 b_strip: TILE_STEPS * TILE,
                 depth: TILE_STEPS * DEPTH,

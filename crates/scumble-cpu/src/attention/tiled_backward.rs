@@ -156,6 +156,7 @@ impl TileKernel for Dots<'_> {
             let at = Strips {
                 a: self.upstream[index * self.strip..][..self.strip].as_ptr(),
                 a_strip: self.strip,
+                a_rows: count,
                 b: right.as_ptr(),
                 b_strip: self.strip,
                 depth: sizes.width,
@@ -374,6 +375,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: left.of(self.head)[(at.query / SIDE + first) * left.strip..].as_ptr(),
                 a_strip: left.strip,
+                a_rows: at.queries - first * SIDE,
                 b: right.of(self.head)[at.key / SIDE * right.strip..].as_ptr(),
                 b_strip: right.strip,
                 depth: problem.s.width,
@@ -451,6 +453,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: left.of(self.head)[at.query / DEPTH * TILE..].as_ptr(),
                 a_strip: left.strip,
+                a_rows: problem.s.width,
                 b: right.as_ptr(),
                 b_strip: PANEL / DEPTH * TILE,
                 depth: at.queries,
@@ -468,6 +471,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: tiles.d_score_rows.as_ptr(),
                 a_strip: PANEL / DEPTH * TILE,
+                a_rows: at.queries,
                 b: keys.of(self.head)[at.key / DEPTH * TILE..].as_ptr(),
                 b_strip: keys.strip,
                 depth: at.keys,

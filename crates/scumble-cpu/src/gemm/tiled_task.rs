@@ -147,6 +147,7 @@ impl<Y: Scalar> TileTask<'_, Y> {
                 let strips = Strips {
                     a: left[row * strip..].as_ptr(),
                     a_strip: strip,
+                    a_rows: self.rows.len() - row * SIDE,
                     b: right[column * strip..].as_ptr(),
                     b_strip: strip,
                     depth: block.filled(),

@@ -4,7 +4,7 @@
 //! pair, broadcast. Sixteen registers hold sums, enough chains to hide the instruction's latency: half the rows of two
 //! tiles, so that each pair that is broadcast is used twice (10 loads for 16 products; a whole tile takes 17, more than the
 //! processor has time for), or a whole tile where there is one column of them. Pairs of depths behind the last one are left
-//! out: heads of 40 are 20 pairs, not 32.
+//! out: heads of 40 are 20 pairs, not 32; and so is the second half of a tile that has eight rows or fewer.
 
 use std::arch::x86_64::*;
 
@@ -44,12 +44,17 @@ unsafe impl TileUnit for Dot {
             let at = at.from(row, 0);
             // SAFETY: `self` proves the features; the caller's promise for these strips; a half tile begins eight rows on.
             unsafe {
-                if columns == 1 {
+                let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
+                if columns == 1 && halves == 2 {
                     sums::<16, 1>(at.a, [at.b], at.depth, [at.c], at.begins);
                     continue;
                 }
+                if columns == 1 {
+                    sums::<8, 1>(at.a, [at.b], at.depth, [at.c], at.begins);
+                    continue;
+                }
                 let b = [at.b, at.b.wrapping_add(at.b_strip)];
-                for half in 0..2 {
+                for half in 0..halves {
                     let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
                     sums::<8, 2>(at.a.wrapping_add(half * TILE / 2), b, at.depth, c, at.begins);
                 }

@@ -60,6 +60,8 @@ pub(crate) struct Strips {
     /// First tile of the left operand; the next strip begins `a_strip` numbers later.
     pub a: *const bf16,
     pub a_strip: usize,
+    /// Rows of interest, counted from the first strip: a unit may leave the sums of those behind them as they are.
+    pub a_rows: usize,
     /// First tile of the right operand, likewise.
     pub b: *const bf16,
     pub b_strip: usize,
@@ -85,6 +87,7 @@ impl Strips {
     fn from(&self, row: usize, column: usize) -> Self {
         Self {
             a: self.a.wrapping_add(row * self.a_strip),
+            a_rows: self.a_rows.saturating_sub(row * SIDE),
             b: self.b.wrapping_add(column * self.b_strip),
             c: self.c.wrapping_add(row * self.c_row + column * self.c_column),
             ..*self

@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::emulated::Emulated;
-use super::{DEPTH, SUMS, Strips, TILE, TileUnit};
+use super::{DEPTH, SIDE, SUMS, Strips, TILE, TileUnit};
 
 /// Tiles of a strip.
 const STEPS: usize = 3;
@@ -23,6 +23,7 @@ pub(crate) fn agrees<U: TileUnit>(unit: U) -> bool {
             let at = |c: &mut [f32]| Strips {
                 a: a.as_ptr(),
                 a_strip: STEPS * TILE,
+                a_rows: rows * SIDE,
                 b: b.as_ptr(),
                 b_strip: STEPS * TILE,
                 depth: steps * DEPTH,
