@@ -297,9 +297,32 @@ mod tests {
     /// Images, picture's size, channels, outputs, first offset of the taps, grid of the result.
     type Sizes = (usize, [usize; 2], usize, usize, [isize; 2], [usize; 2]);
 
-    fn check(tier: Tier, (images, size, channels, outputs, first, grid): Sizes, along: Along, shared: usize) {
+    /// `step` neighbours down and across are equal.
+    fn enlarged(images: usize, [height, width]: [usize; 2], channels: usize, step: usize) -> Vec<bf16> {
+        let all = numbers(images * height * width * channels, 1, 1.0);
+        let pixel = |at: usize| {
+            let (line, x) = (at / width, at % width / step * step);
+            let line = line / height * height + line % height / step * step;
+            &all[(line * width + x) * channels..][..channels]
+        };
+        (0..images * height * width).flat_map(pixel).copied().collect()
+    }
+
+    fn check(tier: Tier, sizes: Sizes, along: Along, shared: usize) {
+        let (images, size, channels, ..) = sizes;
+        for step in [1, 2] {
+            check_picture(tier, sizes, along, shared, &enlarged(images, size, channels, step));
+        }
+    }
+
+    fn check_picture(
+        tier: Tier,
+        (images, size, channels, outputs, first, grid): Sizes,
+        along: Along,
+        shared: usize,
+        picture: &[bf16],
+    ) {
         let engine = Engine { tier, pool: Pool::new(3) };
-        let picture = numbers(images * size[0] * size[1] * channels, 1, 1.0);
         let weights = numbers(outputs * 9 * channels, 2, 4.0);
         let zeros = vec![bf16::ZERO; channels];
         // As input gradients have them: last tap first.
@@ -307,7 +330,7 @@ mod tests {
         let offset = |at: usize| [first[0] + (tap(at) / 3) as isize, first[1] + (tap(at) % 3) as isize];
         let offsets = (0..9).map(offset).collect();
         let runs =
-            Runs::Pixels(Pixels { data: &picture, zeros: &zeros, size, channels, grid, step: 1, offsets });
+            Runs::Pixels(Pixels { data: picture, zeros: &zeros, size, channels, grid, step: 1, offsets });
         let rows = images * grid[0] * grid[1];
         let a = Operand { runs, along: Along::Depth, outer: rows, segments: 9, segment_len: channels };
         let row = if along == Along::Depth { channels } else { outputs };
