@@ -155,6 +155,9 @@ pub struct VaeArgs {
     /// How often each direction is timed, after one time that is not
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
+    /// Tell where the time of both directions goes, operation by operation, the first time included
+    #[arg(long)]
+    profile: bool,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,

@@ -1,4 +1,4 @@
-//! Where a step's time goes: a backend that passes every operation on to another and adds up how long each took.
+//! Where the time goes of a training step or of an autoencoder's two directions: a backend that passes every operation on to another and adds up how long each took.
 //!
 //! Operations are told apart by their name and the sizes of their first operands, so that one line is one shape of one
 //! layer. What the program does between operations (the tape, the optimizer's bookkeeping) is in none of them.
@@ -52,7 +52,7 @@ impl Profiled {
         result
     }
 
-    /// What took longest first: operation, sizes, calls and milliseconds, both of one of `steps` steps.
+    /// What took longest first: operation, sizes, calls and milliseconds, both of one of `steps` times.
     pub fn rows(&self, steps: usize) -> Vec<(&'static str, String, f64, f64)> {
         let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let share = |(&(name, ref sizes), of): (&(&'static str, String), &Spent)| {

@@ -1,12 +1,15 @@
 //! `scumble bench vae`: seconds of encoding and decoding pictures with the full-size autoencoder.
 
+use std::sync::Arc;
+
 use scumble_model::vae::Vae;
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Tape, Var};
+use scumble_tensor::{Backend, Tape, Var};
 use serde_json::json;
 
 use super::Arch;
 use super::architecture::vae_config;
+use super::profile::Profiled;
 use super::{VaeArgs, peak_rss_gb, rounded, timed};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome, Result};
@@ -22,6 +25,8 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
         return Err(Failure::usage(format!("--size is a multiple of 8, not {}", args.size)));
     }
     let backend = context.backend()?;
+    let profiled = args.profile.then(|| Arc::new(Profiled::new(backend.clone())));
+    let backend: Arc<dyn Backend> = profiled.clone().map_or(backend, |profiled| profiled);
     let dtype = args.precision.dtype();
     context.terminal.status("making up the weights");
     let vae = Vae::fresh(&vae_config(Arch::Sd15), SEED, backend.as_ref(), dtype)?;
@@ -30,22 +35,29 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
         Ok(Var::constant(backend.cast(&backend.upload(&host)?, dtype)?))
     };
     let picture = random("bench picture", &[args.batch, args.size, args.size, 3])?;
+    let latents = random("bench latents", &[args.batch, args.size / 8, args.size / 8, 4])?;
+    if let Some(profiled) = &profiled {
+        profiled.forget();
+    }
     let encode_s = timed(context, "encoding", args.repeats, || {
         vae.encode(&Tape::inference(backend.clone()), &picture)?;
         Ok(())
     })?;
-    let latents = random("bench latents", &[args.batch, args.size / 8, args.size / 8, 4])?;
     let decode_s = timed(context, "decoding", args.repeats, || {
         vae.decode(&Tape::inference(backend.clone()), &latents)?;
         Ok(())
     })?;
     let name = backend.name();
+    let times = args.repeats + 1;
     if args.json {
-        let line = json!({
+        let mut line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": name,
             "precision": args.precision.name(), "batch": args.batch, "size": args.size, "threads": context.threads(),
             "encode_s": rounded(encode_s, 4), "decode_s": rounded(decode_s, 4), "peak_rss_gb": peak_rss_gb(),
         });
+        if let Some(profiled) = &profiled {
+            line["profile"] = profiled.json(times);
+        }
         context.terminal.result(&line.to_string());
     } else {
         context.terminal.result(&format!(
@@ -53,6 +65,9 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
             args.precision,
             peak_rss_gb()
         ));
+        if let Some(profiled) = &profiled {
+            context.terminal.result(&profiled.table(times));
+        }
     }
     Ok(Outcome::Done)
 }
