@@ -17,6 +17,7 @@ use crate::gemm::operand::{Along, Operand, Pixels, Runs};
 use crate::gemm::{Output, RowMap, gemm};
 use crate::operands::{channels, elements, elements_of, optional};
 use crate::simd::{Scalar, with_scalar};
+use crate::tiles::DEPTH;
 use crate::winograd::Winograd;
 
 /// Sizes of a convolution.
@@ -197,8 +198,52 @@ fn multiply<E: Scalar>(
 ) -> Result<()> {
     match Winograd::of(engine, a, b) {
         Some(winograd) if matches!(out.rows, RowMap::Identity) => winograd.run(engine, out),
+        _ if unfolding_pays(engine, a, b) => unfolded(engine, a, b, out),
         _ => gemm(engine, a, b, out),
     }
+}
+
+/// Whether the taps of all channels fit a tile's depth or two where each tap would fill a tile of its own with zeros: the
+/// first layers, of three or four channels. With few outputs the copy would cost as much as it saves.
+fn unfolding_pays<E: Scalar>(engine: &Engine, a: &Operand<'_, E>, b: &Operand<'_, E>) -> bool {
+    const FEWEST_OUTPUTS: usize = 128;
+    let has_tiles = engine.tier.unit().is_some() && E::halves(a).is_some();
+    has_tiles && a.segments > 2 && a.depth() <= 2 * DEPTH && b.outer >= FEWEST_OUTPUTS
+}
+
+/// The product with the unfolded picture `[row, tap, c]` and weights `[out, tap, c]` or `[tap, out, c]` in one segment.
+fn unfolded<E: Scalar>(
+    engine: &Engine,
+    a: &Operand<'_, E>,
+    b: &Operand<'_, E>,
+    out: Output<'_, E>,
+) -> Result<()> {
+    const LINES: usize = 256;
+    let depth = a.depth();
+    let picture = Tensor::build(&[a.outer, depth], |picture: &mut [E]| {
+        engine.pool.run_pieces(picture, LINES * depth, |piece, lines| {
+            for (index, line) in lines.chunks_exact_mut(depth).enumerate() {
+                for (segment, to) in line.chunks_exact_mut(a.segment_len).enumerate() {
+                    to.copy_from_slice(a.run(piece * LINES + index, segment));
+                }
+            }
+        });
+    })?;
+    let weights = Tensor::build(&[b.outer, depth], |weights: &mut [E]| {
+        for (index, line) in weights.chunks_exact_mut(depth).enumerate() {
+            for (segment, to) in line.chunks_exact_mut(b.segment_len).enumerate() {
+                match b.along {
+                    Along::Depth => to.copy_from_slice(b.run(index, segment)),
+                    Along::Outer => {
+                        to.iter_mut().enumerate().for_each(|(k, to)| *to = b.run(k, segment)[index]);
+                    }
+                }
+            }
+        }
+    })?;
+    let a = Operand::rows(picture.as_slice::<E>()?, a.outer, depth);
+    let b = Operand::rows(weights.as_slice::<E>()?, b.outer, depth);
+    gemm(engine, &a, &b, out)
 }
 
 /// f32 `[out, kh, kw, c]`.
