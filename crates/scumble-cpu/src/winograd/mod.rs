@@ -66,7 +66,7 @@ const DEPTH_TILES: usize = 5;
 const FEWEST_COLUMNS: usize = 320;
 
 /// Fewest channels on either side. Autoencoders of full-size models have 128 and their UNets 320; models much smaller than
-/// that have little to gain, and their results are not rounded more than they need be.
+/// that are fast anyway, and their results are not rounded more than they need be.
 const FEWEST_CHANNELS: usize = 128;
 /// Most strips of squares that one task has alone.
 const OWN_STRIPS: usize = 4;
