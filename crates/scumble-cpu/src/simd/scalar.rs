@@ -20,6 +20,7 @@ pub(crate) trait Scalar: Element {
     ///
     /// # Safety
     /// `p` must be good for reading `S::LANES` numbers.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those vectors turn squares of their own
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
     /// Reads `min(n, LANES)` numbers from the start of a slice, zeros after them.
     fn read<S: Simd>(s: S, from: &[Self]) -> S::V;

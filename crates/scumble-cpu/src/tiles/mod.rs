@@ -39,6 +39,7 @@ pub(crate) mod dot;
 pub(crate) mod emulated;
 pub(crate) mod pack;
 mod run;
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) mod self_check;
 
 use half::bf16;
