@@ -1,4 +1,5 @@
-//! Convolutions as products whose operands are looked up in the picture; the unfolded matrix never exists.
+//! Convolutions as products whose operands are looked up in the picture; the unfolded matrix never exists, but for the few
+//! channels of first layers on a matrix unit. There, large convolutions of 3 x 3 are filtered ([`crate::winograd`]).
 //!
 //! ```text
 //! y[p, o]       = sum over tap, c of  x[stride p + tap - pad, c]  w[o, tap, c]
@@ -211,39 +212,40 @@ fn unfolding_pays<E: Scalar>(engine: &Engine, a: &Operand<'_, E>, b: &Operand<'_
     has_tiles && a.segments > 2 && a.depth() <= 2 * DEPTH && b.outer >= FEWEST_OUTPUTS
 }
 
-/// The product with the unfolded picture `[row, tap, c]` and weights `[out, tap, c]` or `[tap, out, c]` in one segment.
+/// The product with picture and weights unfolded, in one segment.
 fn unfolded<E: Scalar>(
     engine: &Engine,
     a: &Operand<'_, E>,
     b: &Operand<'_, E>,
     out: Output<'_, E>,
 ) -> Result<()> {
+    let (picture, weights) = (unfold(engine, a)?, unfold(engine, b)?);
+    let rows = |x| Operand::rows(x, a.outer, a.depth());
+    let columns = |x| Operand::rows(x, b.outer, b.depth());
+    gemm(engine, &rows(picture.as_slice::<E>()?), &columns(weights.as_slice::<E>()?), out)
+}
+
+/// `[outer, segment, depth within it]`.
+fn unfold<E: Scalar>(engine: &Engine, operand: &Operand<'_, E>) -> Result<Tensor> {
     const LINES: usize = 256;
-    let depth = a.depth();
-    let picture = Tensor::build(&[a.outer, depth], |picture: &mut [E]| {
-        engine.pool.run_pieces(picture, LINES * depth, |piece, lines| {
+    let depth = operand.depth();
+    Tensor::build(&[operand.outer, depth], |lines: &mut [E]| {
+        engine.pool.run_pieces(lines, LINES * depth, |piece, lines| {
             for (index, line) in lines.chunks_exact_mut(depth).enumerate() {
-                for (segment, to) in line.chunks_exact_mut(a.segment_len).enumerate() {
-                    to.copy_from_slice(a.run(piece * LINES + index, segment));
-                }
-            }
-        });
-    })?;
-    let weights = Tensor::build(&[b.outer, depth], |weights: &mut [E]| {
-        for (index, line) in weights.chunks_exact_mut(depth).enumerate() {
-            for (segment, to) in line.chunks_exact_mut(b.segment_len).enumerate() {
-                match b.along {
-                    Along::Depth => to.copy_from_slice(b.run(index, segment)),
-                    Along::Outer => {
-                        to.iter_mut().enumerate().for_each(|(k, to)| *to = b.run(k, segment)[index]);
+                let outer = piece * LINES + index;
+                for (segment, to) in line.chunks_exact_mut(operand.segment_len).enumerate() {
+                    match operand.along {
+                        Along::Depth => to.copy_from_slice(operand.run(outer, segment)),
+                        Along::Outer => {
+                            to.iter_mut()
+                                .enumerate()
+                                .for_each(|(k, to)| *to = operand.run(k, segment)[outer]);
+                        }
                     }
                 }
             }
-        }
-    })?;
-    let a = Operand::rows(picture.as_slice::<E>()?, a.outer, depth);
-    let b = Operand::rows(weights.as_slice::<E>()?, b.outer, depth);
-    gemm(engine, &a, &b, out)
+        });
+    })
 }
 
 /// f32 `[out, kh, kw, c]`.

@@ -58,8 +58,8 @@ fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
     let spec = Conv2dSpec { stride: 1, padding: Padding::same(1) };
     let filtered = backend.conv2d(&picture, &filters, None, None, spec).unwrap();
     let d_filtered = backend.conv2d_grad_input(&filtered, &filters, [13, 17], spec).unwrap();
-    let (small, few) = (tensor(&[1, 7, 8, 130]), tensor(&[201, 3, 3, 130]));
-    let small = backend.conv2d(&small, &few, None, None, spec).unwrap();
+    let (small, many) = (tensor(&[1, 7, 8, 130]), tensor(&[201, 3, 3, 130]));
+    let small = backend.conv2d(&small, &many, None, None, spec).unwrap();
     let (a, b) = (tensor(&[501, 1000]), tensor(&[333, 1000]));
     let wide = backend.matmul(MatMul::nt(&b, &a)).unwrap();
     let tall = backend.matmul(MatMul::nt(&a, &b)).unwrap();

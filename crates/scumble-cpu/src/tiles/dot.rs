@@ -45,12 +45,11 @@ unsafe impl TileUnit for Dot {
             // SAFETY: `self` proves the features; the caller's promise for these strips; a half tile begins eight rows on.
             unsafe {
                 let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
-                if columns == 1 && halves == 2 {
-                    sums::<16, 1>(at.a, [at.b], at.depth, [at.c], at.begins);
-                    continue;
-                }
                 if columns == 1 {
-                    sums::<8, 1>(at.a, [at.b], at.depth, [at.c], at.begins);
+                    match halves {
+                        1 => sums::<8, 1>(at.a, [at.b], at.depth, [at.c], at.begins),
+                        _ => sums::<16, 1>(at.a, [at.b], at.depth, [at.c], at.begins),
+                    }
                     continue;
                 }
                 let b = [at.b, at.b.wrapping_add(at.b_strip)];

@@ -140,19 +140,13 @@ impl<'a> Winograd<'a> {
         }
     }
 
-    /// Numbers of `strips` at one position; an odd number of tiles, so that positions do not fall on the same lines of a
-    /// cache.
-    fn position(&self, strips: usize, depth_tiles: usize) -> usize {
-        ((strips * depth_tiles) | 1) * TILE
-    }
-
     /// One task has all squares.
     fn own_weights<Y: Scalar>(&self, engine: &Engine, target: &Target<'_, Y>) -> Result<()> {
         let (columns, threads) = (self.weights.outer, engine.pool.threads());
         let wide = task_columns(columns, threads, threads * 4);
         let blocks = self.depths(DEPTH_TILES);
         let layout = Layout {
-            position: self.position(SUB_STRIPS, DEPTH_TILES.min(self.depth_tiles())),
+            position: position_len(SUB_STRIPS, DEPTH_TILES.min(self.depth_tiles())),
             strip: DEPTH_TILES.min(self.depth_tiles()) * TILE,
         };
         let strips = self.squares().div_ceil(SIDE);
@@ -192,7 +186,7 @@ impl<'a> Winograd<'a> {
         let task_strips = self.squares().div_ceil(square_tasks).div_ceil(SIDE);
         let room = Room::new(self, threads, task_strips)?;
         let layout = Layout {
-            position: self.position(chunk.min(columns).div_ceil(SIDE), depth_tiles),
+            position: position_len(chunk.min(columns).div_ceil(SIDE), depth_tiles),
             strip: depth_tiles * TILE,
         };
         let mut shared = Scratch::new(1, POSITIONS * layout.position / 2)?;
@@ -251,6 +245,12 @@ impl<'a> Winograd<'a> {
     }
 }
 
+/// Numbers from one position of `strips` to the next: an odd number of tiles, so that positions do not fall on the same
+/// lines of a cache.
+fn position_len(strips: usize, depth_tiles: usize) -> usize {
+    ((strips * depth_tiles) | 1) * TILE
+}
+
 /// Columns of a task, as even as whole pairs of strips come. `needed` tasks are for every thread to have one, `wanted` for
 /// threads to end together.
 fn task_columns(columns: usize, needed: usize, wanted: usize) -> usize {
@@ -273,7 +273,7 @@ impl Room {
     fn new(of: &Winograd<'_>, threads: usize, strips: usize) -> Result<Self> {
         let raw_tiles = 9 * SUB_STRIPS * DEPTH_TILES.min(of.depth_tiles());
         Ok(Self {
-            pictures: Scratch::new(threads, POSITIONS * of.position(strips, of.depth_tiles()) / 2)?,
+            pictures: Scratch::new(threads, POSITIONS * position_len(strips, of.depth_tiles()) / 2)?,
             raw: Scratch::new(threads, raw_tiles * TILE / 2)?,
             sums: Scratch::new(threads, POSITIONS * strips * SUB_STRIPS * SUMS)?,
         })

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::weights::{Layout, TransformWeights};
-use super::{POSITIONS, SUB_STRIPS, Winograd, transforms};
+use super::{POSITIONS, SUB_STRIPS, Winograd, position_len, transforms};
 use crate::gemm::operand::Chunk;
 use crate::gemm::tiled_task::Target;
 use crate::pool::SharedMut;
@@ -69,7 +69,7 @@ impl<Y: Scalar> Task<'_, Y> {
     fn transform_picture<S: Simd>(&mut self, s: S) {
         let picture = &self.of.picture;
         let depth_tiles = self.of.depth_tiles();
-        let position = self.of.position(self.strips(), depth_tiles);
+        let position = position_len(self.strips(), depth_tiles);
         let [above, before] = picture.offsets[0];
         for (row, index) in self.squares.clone().enumerate() {
             let [image, y, x] = self.square(index);
@@ -105,7 +105,7 @@ impl<Y: Scalar> Task<'_, Y> {
     #[inline(always)]
     fn empty_positions(&self) -> [bool; POSITIONS] {
         let len = self.strips() * self.of.depth_tiles() * TILE;
-        let position = self.of.position(self.strips(), self.of.depth_tiles());
+        let position = position_len(self.strips(), self.of.depth_tiles());
         let mut empty = [false; POSITIONS];
         for (at, empty) in empty.iter_mut().enumerate() {
             let mut rows = self.pictures[at * position..][..len].chunks_exact(DEPTH);
@@ -124,7 +124,7 @@ impl<Y: Scalar> Task<'_, Y> {
         empty: &[bool; POSITIONS],
     ) {
         let (strips, depth_tiles) = (self.strips(), self.of.depth_tiles());
-        let position = self.of.position(strips, depth_tiles);
+        let position = position_len(strips, depth_tiles);
         let column_strips = columns.len().div_ceil(SIDE);
         for (index, block) in self.blocks.iter().enumerate() {
             let (right, layout): (&[bf16], Layout) = match &mut self.weights {

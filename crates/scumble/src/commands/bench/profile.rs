@@ -1,4 +1,5 @@
-//! Where the time goes of a training step or of an autoencoder's two directions: a backend that passes every operation on to another and adds up how long each took.
+//! Where the time of a training step or of an autoencoder goes: a backend that passes every operation on to another and
+//! adds up how long each took.
 //!
 //! Operations are told apart by their name and the sizes of their first operands, so that one line is one shape of one
 //! layer. What the program does between operations (the tape, the optimizer's bookkeeping) is in none of them.
@@ -31,9 +32,13 @@ struct Spent {
 }
 
 impl Profiled {
-    /// Nothing spent so far.
-    pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, spent: Mutex::default() }
+    /// The backend to work with: `inner`, or one around it that has spent nothing so far.
+    pub fn around(inner: Arc<dyn Backend>, wanted: bool) -> (Arc<dyn Backend>, Option<Arc<Self>>) {
+        if !wanted {
+            return (inner, None);
+        }
+        let profiled = Arc::new(Self { inner, spent: Mutex::default() });
+        (profiled.clone(), Some(profiled))
     }
 
     /// Forgets what was spent so far.
@@ -52,11 +57,11 @@ impl Profiled {
         result
     }
 
-    /// What took longest first: operation, sizes, calls and milliseconds, both of one of `steps` times.
-    pub fn rows(&self, steps: usize) -> Vec<(&'static str, String, f64, f64)> {
+    /// What took longest first: operation, sizes, calls and milliseconds, both of one of `runs` runs.
+    pub fn rows(&self, runs: usize) -> Vec<(&'static str, String, f64, f64)> {
         let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let share = |(&(name, ref sizes), of): (&(&'static str, String), &Spent)| {
-            let (calls, ms) = (of.calls as f64 / steps as f64, of.time.as_secs_f64() * 1e3 / steps as f64);
+            let (calls, ms) = (of.calls as f64 / runs as f64, of.time.as_secs_f64() * 1e3 / runs as f64);
             (name, sizes.clone(), calls, ms)
         };
         let mut rows: Vec<_> = spent.iter().map(share).collect();
@@ -65,14 +70,14 @@ impl Profiled {
     }
 
     /// [`Profiled::rows`] as JSON.
-    pub fn json(&self, steps: usize) -> Value {
+    pub fn json(&self, runs: usize) -> Value {
         let row = |(op, sizes, calls, ms)| json!({ "op": op, "sizes": sizes, "calls": calls, "ms": ms });
-        Value::Array(self.rows(steps).into_iter().map(row).collect())
+        Value::Array(self.rows(runs).into_iter().map(row).collect())
     }
 
     /// [`Profiled::rows`] as a table: first by operation, then the shapes that took longest.
-    pub fn table(&self, steps: usize) -> String {
-        let rows = self.rows(steps);
+    pub fn table(&self, runs: usize) -> String {
+        let rows = self.rows(runs);
         let total: f64 = rows.iter().map(|row| row.3).sum();
         let mut ops: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for (op, _, calls, ms) in &rows {
@@ -84,7 +89,7 @@ impl Profiled {
         let line = |op: &str, sizes: &str, calls: f64, ms: f64| {
             format!("{op:<22} {sizes:<34} {calls:>6.0} {ms:>10.2} {:>5.1} %\n", ms / total * 100.0)
         };
-        let mut text = format!("{:<22} {:<34} {:>6} {:>10}\n", "operation", "sizes", "calls", "ms a step");
+        let mut text = format!("{:<22} {:<34} {:>6} {:>10}\n", "operation", "sizes", "calls", "ms a run");
         text.extend(ops.iter().map(|(op, (calls, ms))| line(op, "", *calls, *ms)));
         text.push('\n');
         text.extend(rows.iter().take(LINES).map(|(op, sizes, calls, ms)| line(op, sizes, *calls, *ms)));

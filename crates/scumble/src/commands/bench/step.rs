@@ -34,8 +34,7 @@ pub fn run(context: &Context, args: &StepArgs) -> Result {
         return Err(Failure::usage("--batch, --latent and --steps are at least 1"));
     }
     let backend = context.backend()?;
-    let profiled = args.profile.then(|| Arc::new(Profiled::new(backend.clone())));
-    let backend: Arc<dyn Backend> = profiled.clone().map_or(backend, |profiled| profiled);
+    let (backend, profiled) = Profiled::around(backend, args.profile);
     context.terminal.status("making up the weights");
     let config = unet_config(args.arch);
     // Weights that learn are kept in f32, and computed with in the precision asked for.

@@ -1,10 +1,8 @@
 //! `scumble bench vae`: seconds of encoding and decoding pictures with the full-size autoencoder.
 
-use std::sync::Arc;
-
 use scumble_model::vae::Vae;
 use scumble_tensor::rng::stream;
-use scumble_tensor::{Backend, Tape, Var};
+use scumble_tensor::{Tape, Var};
 use serde_json::json;
 
 use super::Arch;
@@ -25,8 +23,7 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
         return Err(Failure::usage(format!("--size is a multiple of 8, not {}", args.size)));
     }
     let backend = context.backend()?;
-    let profiled = args.profile.then(|| Arc::new(Profiled::new(backend.clone())));
-    let backend: Arc<dyn Backend> = profiled.clone().map_or(backend, |profiled| profiled);
+    let (backend, profiled) = Profiled::around(backend, args.profile);
     let dtype = args.precision.dtype();
     context.terminal.status("making up the weights");
     let vae = Vae::fresh(&vae_config(Arch::Sd15), SEED, backend.as_ref(), dtype)?;
@@ -48,7 +45,7 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
         Ok(())
     })?;
     let name = backend.name();
-    let times = args.repeats + 1;
+    let runs = args.repeats + 1;
     if args.json {
         let mut line = json!({
             "program": "scumble", "version": env!("CARGO_PKG_VERSION"), "backend": name,
@@ -56,7 +53,7 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
             "encode_s": rounded(encode_s, 4), "decode_s": rounded(decode_s, 4), "peak_rss_gb": peak_rss_gb(),
         });
         if let Some(profiled) = &profiled {
-            line["profile"] = profiled.json(times);
+            line["profile"] = profiled.json(runs);
         }
         context.terminal.result(&line.to_string());
     } else {
@@ -66,7 +63,7 @@ pub fn run(context: &Context, args: &VaeArgs) -> Result {
             peak_rss_gb()
         ));
         if let Some(profiled) = &profiled {
-            context.terminal.result(&profiled.table(times));
+            context.terminal.result(&profiled.table(runs));
         }
     }
     Ok(Outcome::Done)
