@@ -32,12 +32,17 @@ struct Spent {
 }
 
 impl Profiled {
-    /// The backend to work with: `inner`, or one around it that has spent nothing so far.
+    /// Nothing spent so far.
+    pub fn new(inner: Arc<dyn Backend>) -> Self {
+        Self { inner, spent: Mutex::default() }
+    }
+
+    /// The backend to work with: `inner`, or one around it that keeps the time.
     pub fn around(inner: Arc<dyn Backend>, wanted: bool) -> (Arc<dyn Backend>, Option<Arc<Self>>) {
         if !wanted {
             return (inner, None);
         }
-        let profiled = Arc::new(Self { inner, spent: Mutex::default() });
+        let profiled = Arc::new(Self::new(inner));
         (profiled.clone(), Some(profiled))
     }
 
