@@ -21,15 +21,15 @@ const QUICK_SLOPE: f32 = 1.702;
 
 /// `x sigmoid(slope x)`.
 #[inline(always)]
-pub(crate) fn swish<S: Simd>(s: S, x: S::V, slope: f32) -> S::V {
-    s.mul(x, sigmoid(s, s.mul(s.splat(slope), x)))
+pub(crate) fn swish<S: Simd, E: Scalar>(s: S, x: S::V, slope: f32) -> S::V {
+    s.mul(x, sigmoid::<S, E>(s, s.mul(s.splat(slope), x)))
 }
 
 /// Derivative of [`swish`]: `g (1 + slope x (1 - g))`, `g = sigmoid(slope x)`.
 #[inline(always)]
-pub(crate) fn swish_slope<S: Simd>(s: S, x: S::V, slope: f32) -> S::V {
+pub(crate) fn swish_slope<S: Simd, E: Scalar>(s: S, x: S::V, slope: f32) -> S::V {
     let scaled = s.mul(s.splat(slope), x);
-    let g = sigmoid(s, scaled);
+    let g = sigmoid::<S, E>(s, scaled);
     let rest = s.mul(scaled, s.sub(s.splat(1.0), g));
     s.fma(g, rest, g)
 }
@@ -53,9 +53,9 @@ impl Unary for Value {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
         match self.0 {
-            Activation::Silu => swish(s, x, 1.0),
+            Activation::Silu => swish::<S, f32>(s, x, 1.0),
             Activation::Gelu => gelu(s, x),
-            Activation::QuickGelu => swish(s, x, QUICK_SLOPE),
+            Activation::QuickGelu => swish::<S, f32>(s, x, QUICK_SLOPE),
         }
     }
 }
@@ -67,9 +67,9 @@ impl Binary for Gradient {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, d_y: S::V, x: S::V) -> S::V {
         let slope = match self.0 {
-            Activation::Silu => swish_slope(s, x, 1.0),
+            Activation::Silu => swish_slope::<S, f32>(s, x, 1.0),
             Activation::Gelu => gelu_and_slope(s, x).1,
-            Activation::QuickGelu => swish_slope(s, x, QUICK_SLOPE),
+            Activation::QuickGelu => swish_slope::<S, f32>(s, x, QUICK_SLOPE),
         };
         s.mul(d_y, slope)
     }

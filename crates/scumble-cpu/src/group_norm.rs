@@ -7,17 +7,17 @@
 //! ```
 //!
 //! A group's channels lie side by side in every pixel, so all sums are first taken per channel over rows (vectors run
-//! along channels), then over the group. The variance is summed about the mean in a second pass: one more reading of
-//! the picture, and no cancellation.
+//! along channels), then over the group.
 
 use scumble_tensor::backend::{GroupNormSpec, NormGrads, NormWanted};
 use scumble_tensor::{Result, Tensor, shape_error};
 
 use crate::activation::{swish, swish_slope};
 use crate::engine::Engine;
+use crate::moments::group_moments;
 use crate::operands::{channels, elements, elements_of, floats_of, images};
 use crate::pool::SharedMut;
-use crate::reduce::{AddRows, column_sums, piece_rows};
+use crate::reduce::{column_sums, piece_rows};
 use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
 /// `[n, inner, c]` and the groups, checked.
@@ -27,12 +27,6 @@ fn sizes(op: &'static str, x: &Tensor, spec: &GroupNormSpec) -> Result<[usize; 3
         return Err(shape_error(op, "channels", format!("a multiple of {} groups", spec.groups), c));
     }
     Ok([n, inner, c])
-}
-
-/// Sums per channel `[n, c]` to means per group `[n * groups]`.
-fn group_means(sums: &[f64], groups: usize, [_, inner, c]: [usize; 3]) -> Vec<f64> {
-    let width = (c / groups).max(1);
-    sums.chunks_exact(width).map(|group| group.iter().sum::<f64>() / (width * inner) as f64).collect()
 }
 
 /// Per image and channel: mean, reciprocal deviation times gamma, beta; so that vectors run along channels.
@@ -53,52 +47,6 @@ impl PerChannel {
         let range = image * self.c..(image + 1) * self.c;
         (&self.mean[range.clone()], &self.rstd[range])
     }
-}
-
-struct AddSquares<'a, E> {
-    x: &'a [E],
-    mean: &'a [f32],
-    sums: &'a mut [f32],
-}
-
-impl<E: Scalar> Kernel for AddSquares<'_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for row in self.x.chunks_exact(self.sums.len().max(1)) {
-            for ((sum, x), mean) in self.sums.iter_mut().zip(row).zip(self.mean) {
-                let deviation = x.widen() - mean;
-                *sum += deviation * deviation;
-            }
-        }
-    }
-}
-
-/// Mean and reciprocal deviation `[n, groups, 2]`.
-fn statistics<E: Scalar>(
-    engine: &Engine,
-    x: &[E],
-    shape: [usize; 3],
-    spec: &GroupNormSpec,
-) -> Result<Vec<f32>> {
-    let [n, inner, c] = shape;
-    let part = |image: usize, first: usize, rows: usize| &x[(image * inner + first) * c..][..rows * c];
-    let sums = column_sums::<1>(engine, shape, |image, first, rows, sums| {
-        engine.tier.run(AddRows { x: part(image, first, rows), sums });
-    })?;
-    let means = group_means(&sums, spec.groups, shape);
-    let mut stats: Vec<f32> = means.iter().flat_map(|&mean| [mean as f32, 0.0]).collect();
-    let channels = PerChannel::new(&stats, spec.groups, shape);
-    let squares = column_sums::<1>(engine, shape, |image, first, rows, sums| {
-        let (mean, _) = channels.image(image);
-        engine.tier.run(AddSquares { x: part(image, first, rows), mean, sums });
-    })?;
-    debug_assert_eq!(squares.len(), n * c);
-    let variances = group_means(&squares, spec.groups, shape);
-    for (stat, variance) in stats.chunks_exact_mut(2).zip(variances) {
-        stat[1] = (1.0 / (variance + f64::from(spec.eps)).sqrt()) as f32;
-    }
-    Ok(stats)
 }
 
 /// Rows of one image and what belongs to their channels.
@@ -130,12 +78,23 @@ impl<E: Scalar> Kernel for Normalise<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let c = self.rows.mean.len().max(1);
-        for (y, row) in self.y.chunks_exact_mut(c).zip(self.rows.x.chunks_exact(c)) {
-            for at in (0..c).step_by(S::LANES) {
-                let range = at..(at + S::LANES).min(c);
-                let (_, z) = self.rows.normalised(s, row, range.clone());
-                E::write(s, &mut y[range], if self.rows.silu { swish(s, z, 1.0) } else { z });
+        if self.rows.silu { self.all::<S, true>(s) } else { self.all::<S, false>(s) }
+    }
+}
+
+impl<E: Scalar> Normalise<'_, E> {
+    #[inline(always)]
+    fn all<S: Simd, const SILU: bool>(self, s: S) {
+        let Rows { x, mean, rstd, gamma, beta, .. } = self.rows;
+        let c = mean.len().max(1);
+        let scale: Vec<f32> = rstd.iter().zip(gamma).map(|(rstd, gamma)| rstd * gamma).collect();
+        for (y, row) in self.y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+            let (y, row) = (y.chunks_mut(S::LANES), row.chunks(S::LANES));
+            let channels = mean.chunks(S::LANES).zip(scale.chunks(S::LANES)).zip(beta.chunks(S::LANES));
+            for ((y, x), ((mean, scale), beta)) in y.zip(row).zip(channels) {
+                let centred = s.sub(E::read(s, x), s.read(mean));
+                let z = s.fma(centred, s.read(scale), s.read(beta));
+                E::write(s, y, if SILU { swish::<S, E>(s, z, 1.0) } else { z });
             }
         }
     }
@@ -165,7 +124,7 @@ fn group_norm_typed<E: Scalar>(
     let from = elements::<E>(OP, "the input", x)?;
     let (gamma, beta) = (channels(OP, "gamma", gamma, c)?, channels(OP, "beta", beta, c)?);
     let (gamma, beta) = (&*gamma, &*beta);
-    let stats = statistics(engine, from, shape, &spec)?;
+    let stats = group_moments(engine, from, shape, spec.groups, spec.eps)?;
     let per_channel = PerChannel::new(&stats, spec.groups, shape);
     let y = Tensor::build(x.dims(), |y: &mut [E]| {
         for_pieces(engine, shape, y, |image, range, y| {
@@ -208,21 +167,46 @@ impl<E: Scalar> Kernel for AddGradSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let c = self.rows.mean.len().max(1);
-        let (plain, weighted) = self.sums.split_at_mut(c);
+        if self.rows.silu { self.all::<S, true>(s) } else { self.all::<S, false>(s) }
+    }
+}
+
+impl<E: Scalar> AddGradSums<'_, E> {
+    #[inline(always)]
+    fn all<S: Simd, const SILU: bool>(mut self, s: S) {
+        let c = self.rows.mean.len();
+        let mut at = 0;
+        while at + 2 * S::LANES <= c {
+            self.block::<S, 2, SILU>(s, at);
+            at += 2 * S::LANES;
+        }
+        while at < c {
+            self.block::<S, 1, SILU>(s, at);
+            at += S::LANES;
+        }
+    }
+
+    /// `N` registers' columns from `at` on, or what there is of one.
+    #[inline(always)]
+    fn block<S: Simd, const N: usize, const SILU: bool>(&mut self, s: S, at: usize) {
+        let c = self.rows.mean.len();
+        let range = |i: usize| at + i * S::LANES..c.min(at + (i + 1) * S::LANES);
+        let (mut plain, mut weighted) = ([s.splat(0.0); N], [s.splat(0.0); N]);
         for (row, d_y) in self.rows.x.chunks_exact(c).zip(self.d_y.chunks_exact(c)) {
-            for at in (0..c).step_by(S::LANES) {
-                let range = at..(at + S::LANES).min(c);
-                let (x, z) = self.rows.normalised(s, row, range.clone());
-                let mut d_z = E::read(s, &d_y[range.clone()]);
-                if self.rows.silu {
-                    d_z = s.mul(d_z, swish_slope(s, z, 1.0));
+            for i in 0..N {
+                let (x, z) = self.rows.normalised(s, row, range(i));
+                let mut d_z = E::read(s, &d_y[range(i)]);
+                if SILU {
+                    d_z = s.mul(d_z, swish_slope::<S, E>(s, z, 1.0));
                 }
-                let sum = s.add(s.read(&plain[range.clone()]), d_z);
-                s.write(&mut plain[range.clone()], sum);
-                let sum = s.fma(d_z, x, s.read(&weighted[range.clone()]));
-                s.write(&mut weighted[range], sum);
+                plain[i] = s.add(plain[i], d_z);
+                weighted[i] = s.fma(d_z, x, weighted[i]);
             }
+        }
+        let (to_plain, to_weighted) = self.sums.split_at_mut(c);
+        for i in 0..N {
+            s.write(&mut to_plain[range(i)], plain[i]);
+            s.write(&mut to_weighted[range(i)], weighted[i]);
         }
     }
 }
@@ -240,6 +224,13 @@ impl<E: Scalar> Kernel for InputGradient<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if self.rows.silu { self.all::<S, true>(s) } else { self.all::<S, false>(s) }
+    }
+}
+
+impl<E: Scalar> InputGradient<'_, E> {
+    #[inline(always)]
+    fn all<S: Simd, const SILU: bool>(self, s: S) {
         let c = self.rows.mean.len().max(1);
         let operands = self.rows.x.chunks_exact(c).zip(self.d_y.chunks_exact(c));
         for (d_x, (row, d_y)) in self.d_x.chunks_exact_mut(c).zip(operands) {
@@ -247,8 +238,8 @@ impl<E: Scalar> Kernel for InputGradient<'_, E> {
                 let range = at..(at + S::LANES).min(c);
                 let (x, z) = self.rows.normalised(s, row, range.clone());
                 let mut g = s.mul(E::read(s, &d_y[range.clone()]), s.read(&self.rows.gamma[range.clone()]));
-                if self.rows.silu {
-                    g = s.mul(g, swish_slope(s, z, 1.0));
+                if SILU {
+                    g = s.mul(g, swish_slope::<S, E>(s, z, 1.0));
                 }
                 let along = s.mul(x, s.read(&self.mean_gx[range.clone()]));
                 let rest = s.sub(s.sub(g, s.read(&self.mean_g[range.clone()])), along);

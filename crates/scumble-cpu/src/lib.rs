@@ -29,6 +29,7 @@ mod layer_norm;
 mod layout;
 mod loss;
 mod matmul;
+mod moments;
 mod operands;
 mod outer;
 mod peak;

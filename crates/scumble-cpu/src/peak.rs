@@ -9,7 +9,7 @@ use crate::CpuBackend;
 use crate::engine::Scratch;
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Simd};
-use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
+use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
 
 /// Measured limits of a backend's tier and threads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,6 +91,7 @@ impl TileKernel for BusyTiles {
                 c_row: 2 * SUMS,
                 c_column: SUMS,
                 begins: true,
+                ahead: Ahead::NONE,
             };
             // SAFETY: two strips of each operand and four tiles of sums; the unit was made ready for this kernel.
             unsafe { unit.block(2, 2, &at) };

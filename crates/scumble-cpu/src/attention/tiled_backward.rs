@@ -31,7 +31,7 @@ use crate::pool::SharedMut;
 use crate::simd::math::{MASKED, exp2_for_bf16};
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side, tile_blocks};
-use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit, Unit};
+use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit, Unit};
 
 /// Fewest keys of a range, but for the only one: each range has a part of the queries' gradient to write and to add.
 const RANGE_KEYS: usize = 4 * PANEL;
@@ -164,6 +164,7 @@ impl TileKernel for Dots<'_> {
                 c_row: SUMS,
                 c_column: SUMS,
                 begins: true,
+                ahead: Ahead::NONE,
             };
             // SAFETY: one strip of each operand and one tile of sums.
             unsafe { unit.block(1, 1, &at) };
@@ -383,6 +384,7 @@ impl Range<'_> {
                 c_row: PANEL_STRIPS * SUMS,
                 c_column: SUMS,
                 begins: true,
+                ahead: Ahead::NONE,
             };
             // SAFETY: both heads have strips for these queries and keys, equally deep; there are sums for a panel of keys
             // and a pair.
@@ -461,6 +463,7 @@ impl Range<'_> {
                 c_row: PANEL_STRIPS * SUMS,
                 c_column: SUMS,
                 begins: at.begins,
+                ahead: Ahead::NONE,
             };
             // SAFETY: strips of the width are deep enough for all queries, those of keys for a panel; there are sums for
             // the whole width.
@@ -479,6 +482,7 @@ impl Range<'_> {
                 c_row: width_strips * SUMS,
                 c_column: SUMS,
                 begins: at.key == self.keys.0 && !problem.s.causal,
+                ahead: Ahead::NONE,
             };
             // SAFETY: as above; the part has sums for whole panels of queries.
             unsafe { unit.grid(at.queries.div_ceil(SIDE), width_strips, &strips) };

@@ -25,7 +25,7 @@ use crate::pool::SharedMut;
 use crate::simd::math::{MASKED, exp2, exp2_for_bf16};
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side, tile_blocks};
-use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit, Unit};
+use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit, Unit};
 
 /// Result and log-sum-exp `[b, heads, nq]`.
 pub(super) fn attention(
@@ -136,6 +136,7 @@ impl TileKernel for Panel<'_> {
                 c_row: PAIR * SUMS,
                 c_column: SUMS,
                 begins: true,
+                ahead: Ahead::NONE,
             };
             // SAFETY: the head has strips for all keys, the queries those of the pair, and there are scores for a panel of
             // keys and a pair.
@@ -162,6 +163,7 @@ impl TileKernel for Panel<'_> {
                 c_row: PANEL_STRIPS * SUMS,
                 c_column: SUMS,
                 begins: block == 0,
+                ahead: Ahead::NONE,
             };
             // SAFETY: strips of the values are deep enough for all keys, those of `p` for a panel, and there are sums
             // for the whole width.

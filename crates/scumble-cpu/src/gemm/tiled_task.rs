@@ -9,7 +9,7 @@ use super::{Output, RowMap};
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side};
-use crate::tiles::{SIDE, SUMS, Strips, TileKernel, TileUnit};
+use crate::tiles::{Ahead, SIDE, SUMS, Strips, TileKernel, TileUnit};
 
 /// What all tasks of a group read.
 pub(super) struct Source<'a> {
@@ -155,6 +155,7 @@ impl<Y: Scalar> TileTask<'_, Y> {
                     c_row: 2 * SUMS,
                     c_column: SUMS,
                     begins: part.begins,
+                    ahead: Ahead::NONE,
                 };
                 // SAFETY: `rows` and `columns` strips lie before the ends of both slices, four tiles of sums in theirs;
                 // the unit was made ready for the task.

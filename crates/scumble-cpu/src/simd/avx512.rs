@@ -111,6 +111,11 @@ unsafe impl<const ROUNDS: bool> Simd for Avx512<ROUNDS> {
         }
     }
     #[inline(always)]
+    unsafe fn store_two_bf16(self, p: *mut bf16, low: __m512, high: __m512) {
+        // SAFETY: `self` proves the feature; the caller vouches for the memory.
+        unsafe { _mm512_storeu_si512(p.cast(), both_narrowed::<ROUNDS>(low, high)) }
+    }
+    #[inline(always)]
     unsafe fn store_pairs(self, to: *mut bf16, even: __m512, odd: __m512) {
         // SAFETY: `self` proves the feature; the caller vouches for the memory.
         unsafe { _mm512_storeu_si512(to.cast(), paired(both_narrowed::<ROUNDS>(even, odd))) }
@@ -126,9 +131,9 @@ unsafe impl<const ROUNDS: bool> Simd for Avx512<ROUNDS> {
         }
     }
     #[inline(always)]
-    fn prefetch<T>(self, at: &T) {
+    fn prefetch<T>(self, at: *const T) {
         // SAFETY: `self` proves the feature; a hint does not touch the memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -149,6 +154,15 @@ unsafe impl<const ROUNDS: bool> Simd for Avx512<ROUNDS> {
     fn div(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves the feature.
         unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn reciprocal(self, a: __m512) -> __m512 {
+        // SAFETY: `self` proves the feature. An estimate of 14 bits and one step of Newton's iteration.
+        unsafe {
+            let estimate = _mm512_rcp14_ps(a);
+            let error = _mm512_fnmadd_ps(a, estimate, _mm512_set1_ps(1.0));
+            _mm512_fmadd_ps(estimate, error, estimate)
+        }
     }
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {

@@ -11,7 +11,7 @@
 //! The last form keeps its relative accuracy in the tail, where `1 + erf` cancels, and shares its exponential with
 //! the density that the gradient of GELU needs.
 
-use super::Simd;
+use super::{Scalar, Simd};
 
 /// `sum c[i] x^i`.
 #[inline(always)]
@@ -67,9 +67,15 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.scale_pow2(polynomial(s, r, &C), n)
 }
 
-/// `1 / (1 + e^-x)`.
+/// `1 / (1 + e^-x)`, as exact as numbers of type `E` need it.
 #[inline(always)]
-pub(crate) fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn sigmoid<S: Simd, E: Scalar>(s: S, x: S::V) -> S::V {
+    if E::COARSE {
+        let exponent = s.mul(x, s.splat(-std::f32::consts::LOG2_E));
+        // Beyond these the result is 0 or 1 anyway, and the exponent must stay finite.
+        let exponent = s.min(s.splat(126.0), s.max(s.splat(-126.0), exponent));
+        return s.reciprocal(s.add(s.splat(1.0), exp2_for_bf16(s, exponent)));
+    }
     let e = exp(s, s.sub(s.splat(0.0), x));
     s.div(s.splat(1.0), s.add(s.splat(1.0), e))
 }
@@ -111,9 +117,9 @@ mod tests {
     struct At(Vec<f32>);
 
     impl Kernel for At {
-        type Output = Vec<[f32; 6]>;
+        type Output = Vec<[f32; 7]>;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> Vec<[f32; 6]> {
+        fn run<S: Simd>(self, s: S) -> Vec<[f32; 7]> {
             let first = |v: S::V| {
                 let mut lanes = [0.0f32; 16];
                 s.write(&mut lanes, v);
@@ -122,7 +128,9 @@ mod tests {
             let all = |x: f32| {
                 let x = s.splat(x);
                 let (distribution, density) = normal(s, x);
-                [exp2(s, x), exp(s, x), sigmoid(s, x), distribution, density, exp2_for_bf16(s, x)].map(first)
+                let sigmoids = [sigmoid::<S, f32>(s, x), sigmoid::<S, half::bf16>(s, x)];
+                [exp2(s, x), exp(s, x), sigmoids[0], distribution, density, exp2_for_bf16(s, x), sigmoids[1]]
+                    .map(first)
             };
             self.0.into_iter().map(all).collect()
         }
@@ -156,6 +164,8 @@ mod tests {
                 check("exp2_for_bf16", found[5], expected[0], 4e-6);
                 check("exp", found[1], expected[1], 2.5e-7);
                 check("sigmoid", found[2], expected[2], 4e-7);
+                // Its argument times log2 e rounds, too.
+                check("sigmoid for bf16", found[6], expected[2], 4e-6 + 8e-8 * wide.abs());
                 // Squaring x rounds, and the exponential turns that into a relative error that grows with x.
                 check("phi", found[4], density, 3e-7 + 8e-8 * wide * wide);
                 if wide.abs() <= 4.0 {
@@ -172,8 +182,13 @@ mod tests {
                 tier.run(At(vec![f32::NEG_INFINITY, f32::INFINITY, MASKED, f32::NAN])).try_into().unwrap();
             assert_eq!((low[1], low[2], low[3]), (0.0, 0.0, 0.0), "{}", tier.name());
             assert_eq!((high[1], high[2], high[3]), (f32::INFINITY, 1.0, 1.0), "{}", tier.name());
+            assert!(low[6] < 2e-38 && high[6] == 1.0, "{}", tier.name());
             assert_eq!(masked[0], 0.0, "{}", tier.name());
-            assert!(nan[..3].iter().all(|value| value.is_nan()), "{}: {nan:?}", tier.name());
+            assert!(
+                nan[6].is_nan() && nan[..3].iter().all(|value| value.is_nan()),
+                "{}: {nan:?}",
+                tier.name()
+            );
         }
     }
 }

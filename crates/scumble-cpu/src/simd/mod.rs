@@ -91,6 +91,18 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         // SAFETY: the caller vouches for `LANES` numbers.
         unsafe { self.store_first_bf16(p, v, Self::LANES) }
     }
+    /// Writes the numbers of two registers one after the other, rounded as by [`Simd::store_bf16`].
+    ///
+    /// # Safety
+    /// `p` must be good for writing `2 LANES` numbers.
+    #[inline(always)]
+    unsafe fn store_two_bf16(self, p: *mut bf16, low: Self::V, high: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.store_bf16(p, low);
+            self.store_bf16(p.add(Self::LANES), high);
+        }
+    }
     /// Reads `n <= LANES` bf16 numbers, widened, zeros after them.
     ///
     /// # Safety
@@ -194,6 +206,11 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
+    /// `1 / a` to a few units in the last place, for `a` from `2^-126` to `2^126`.
+    #[inline(always)]
+    fn reciprocal(self, a: Self::V) -> Self::V {
+        self.div(self.splat(1.0), a)
+    }
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
@@ -219,7 +236,7 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// Hints that the memory of `at` is read soon.
     #[inline(always)]
-    fn prefetch<T>(self, at: &T) {
+    fn prefetch<T>(self, at: *const T) {
         let _ = at;
     }
 

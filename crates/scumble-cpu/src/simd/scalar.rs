@@ -10,6 +10,8 @@ use crate::gemm::operand::Operand;
 pub(crate) trait Scalar: Element {
     /// Zero.
     const ZERO: Self;
+    /// Whether numbers are rounded to so few bits that functions of them may be quicker than f32's.
+    const COARSE: bool;
 
     /// As f32.
     fn widen(self) -> f32;
@@ -33,6 +35,7 @@ pub(crate) trait Scalar: Element {
 
 impl Scalar for f32 {
     const ZERO: f32 = 0.0;
+    const COARSE: bool = false;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -63,6 +66,7 @@ impl Scalar for f32 {
 
 impl Scalar for bf16 {
     const ZERO: bf16 = bf16::ZERO;
+    const COARSE: bool = true;
 
     #[inline(always)]
     fn widen(self) -> f32 {

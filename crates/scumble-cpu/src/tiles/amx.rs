@@ -8,6 +8,7 @@
 //! process may use them (`arch_prctl`; see the kernel's `Documentation/arch/x86/xstate.rst`).
 
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 use super::{SUMS, Strips, TILE, TileUnit};
 
@@ -157,6 +158,8 @@ unsafe impl TileUnit for Amx {
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips) {
         debug_assert!(at.c_row >= SUMS || rows < 2);
         debug_assert!(at.a_strip >= at.steps() * TILE || rows < 2);
+        // SAFETY: a hint does not touch the memory.
+        at.ahead.ask(|at| unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) });
         let (a1, b1) = (at.a.wrapping_add(at.a_strip), at.b.wrapping_add(at.b_strip));
         let (c01, c10) = (at.c.wrapping_add(at.c_column), at.c.wrapping_add(at.c_row));
         let c11 = c10.wrapping_add(at.c_column);

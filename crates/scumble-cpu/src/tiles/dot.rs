@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{DEPTH, SIDE, SUMS, Strips, TILE, TileUnit};
+use super::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileUnit};
 
 /// Proof that the machine has AVX512-BF16.
 #[derive(Clone, Copy)]
@@ -40,23 +40,41 @@ unsafe impl TileUnit for Dot {
 
     #[inline(always)]
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips) {
-        for row in 0..rows {
-            let at = at.from(row, 0);
-            // SAFETY: `self` proves the features; the caller's promise for these strips; a half tile begins eight rows on.
-            unsafe {
-                let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
-                if columns == 1 {
-                    match halves {
-                        1 => sums::<8, 1>(at.a, [at.b], at.depth, [at.c], at.begins),
-                        _ => sums::<16, 1>(at.a, [at.b], at.depth, [at.c], at.begins),
-                    }
-                    continue;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if at.ahead.rows > 0 {
+                block::<true>(rows, columns, at);
+            } else {
+                block::<false>(rows, columns, at);
+            }
+        }
+    }
+}
+
+/// [`TileUnit::block`], `ASKS` for what is read soon after or not.
+///
+/// # Safety
+/// As there; the machine must have the features.
+#[inline(always)]
+unsafe fn block<const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
+    for row in 0..rows {
+        let ahead = if ASKS { at.ahead.part(row, rows) } else { Ahead::NONE };
+        let at = at.from(row, 0);
+        // SAFETY: the caller's promise for these strips; a half tile begins eight rows on.
+        unsafe {
+            let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
+            if columns == 1 {
+                match halves {
+                    1 => sums::<8, 1, ASKS>(at.a, [at.b], at.depth, [at.c], at.begins, &ahead),
+                    _ => sums::<16, 1, ASKS>(at.a, [at.b], at.depth, [at.c], at.begins, &ahead),
                 }
-                let b = [at.b, at.b.wrapping_add(at.b_strip)];
-                for half in 0..halves {
-                    let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
-                    sums::<8, 2>(at.a.wrapping_add(half * TILE / 2), b, at.depth, c, at.begins);
-                }
+                continue;
+            }
+            let b = [at.b, at.b.wrapping_add(at.b_strip)];
+            for half in 0..halves {
+                let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
+                let ahead = if ASKS { ahead.part(half, halves) } else { Ahead::NONE };
+                sums::<8, 2, ASKS>(at.a.wrapping_add(half * TILE / 2), b, at.depth, c, at.begins, &ahead);
             }
         }
     }
@@ -85,12 +103,13 @@ macro_rules! add_pair {
 /// `a` and `b` must be good for reading the tiles of `depth`, from these rows on; each of `c` for `ROWS` rows of sums; the
 /// machine must have the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn sums<const ROWS: usize, const COLUMNS: usize>(
+unsafe fn sums<const ROWS: usize, const COLUMNS: usize, const ASKS: bool>(
     a: *const bf16,
     b: [*const bf16; COLUMNS],
     depth: usize,
     c: [*mut f32; COLUMNS],
     begins: bool,
+    ahead: &Ahead,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -104,6 +123,9 @@ unsafe fn sums<const ROWS: usize, const COLUMNS: usize>(
         }
         let whole = depth / DEPTH;
         for step in 0..whole {
+            if ASKS {
+                ahead.part(step, whole).ask(|at| _mm_prefetch::<_MM_HINT_T1>(at.cast()));
+            }
             for pair in 0..SIDE {
                 add_pair!(sums, a, b, step, pair);
             }

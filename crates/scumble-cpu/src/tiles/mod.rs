@@ -32,6 +32,7 @@
 //! when the program starts). Sources: Intel's software developer's manual, TDPBF16PS, TILELOADD, VDPBF16PS; Intel's
 //! optimization manual, chapter on AMX.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -44,6 +45,7 @@ pub(crate) mod self_check;
 
 use half::bf16;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use run::{TileKernel, Unit};
 
 /// Rows of a left tile, columns of a right one.
@@ -74,6 +76,8 @@ pub(crate) struct Strips {
     pub c_column: usize,
     /// Whether the sums begin at zero instead of what is there.
     pub begins: bool,
+    /// Memory that is read soon after.
+    pub ahead: Ahead,
 }
 
 impl Strips {
@@ -120,10 +124,14 @@ pub(crate) unsafe trait TileUnit: Copy {
     /// As [`TileUnit::block`].
     #[inline(always)]
     unsafe fn grid(self, rows: usize, columns: usize, at: &Strips) {
+        let row_pairs = rows.div_ceil(2);
         for column in (0..columns).step_by(2) {
             for row in (0..rows).step_by(2) {
+                let part = column / 2 * row_pairs + row / 2;
+                let ahead = at.ahead.part(part, row_pairs * columns.div_ceil(2));
+                let at = Strips { ahead, ..at.from(row, column) };
                 // SAFETY: the caller's promise for these strips.
-                unsafe { self.block((rows - row).min(2), (columns - column).min(2), &at.from(row, column)) };
+                unsafe { self.block((rows - row).min(2), (columns - column).min(2), &at) };
             }
         }
     }

@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::emulated::Emulated;
-use super::{DEPTH, SIDE, SUMS, Strips, TILE, TileUnit};
+use super::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileUnit};
 
 /// Tiles of a strip.
 const STEPS: usize = 3;
@@ -31,6 +31,7 @@ pub(crate) fn agrees<U: TileUnit>(unit: U) -> bool {
                 c_row: 2 * SUMS,
                 c_column: SUMS,
                 begins,
+                ahead: Ahead::NONE,
             };
             // SAFETY: two strips of `STEPS` tiles each and four tiles of sums; the unit was made ready above.
             unsafe {

@@ -28,7 +28,8 @@
 //! ```
 //!
 //! Where there are few squares, one task has them all and is the only reader of its weights: it brings those to the
-//! positions itself, some depth at a time, and they never leave its second-level cache.
+//! positions itself, some depth at a time, and they never leave its second-level cache. While it multiplies, it asks for the
+//! memory of the next ones.
 //!
 //! What is rounded: weights and pictures at the positions are bf16, as the unit wants them, and sums are f32. The
 //! rounding of a result is then about twice that of weights that were rounded once (`docs/performance.md` has what that
@@ -44,13 +45,13 @@ use scumble_tensor::Result;
 
 use crate::engine::{Engine, Scratch};
 use crate::gemm::Output;
-use crate::gemm::operand::{Chunk, Operand, Pixels, Runs};
+use crate::gemm::operand::{Along, Chunk, Operand, Pixels, Runs};
 use crate::gemm::tiled_task::Target;
 use crate::pool::SharedMut;
 use crate::simd::Scalar;
 use crate::tiles::{DEPTH, SIDE, SUMS, TILE, Unit};
 use task::{Task, Weights};
-use weights::{Layout, TransformWeights};
+use weights::{Layout, Taps, TransformWeights};
 
 /// Products of a square: four by four.
 pub(crate) const POSITIONS: usize = 16;
@@ -62,6 +63,9 @@ const SUB_STRIPS: usize = 4;
 const SHARED_NUMBERS: usize = 4 << 20;
 /// Tiles of depth whose weights are brought to the positions together: for [`SUB_STRIPS`] that is 320 KiB.
 const DEPTH_TILES: usize = 5;
+/// The two where one task has all squares and runs of weights are a depth's outputs: as wide as the memory likes it, and
+/// not so deep that lines which lie as far apart as layers have channels push each other out of the cache.
+const OUTER_STRIPS_AND_TILES: (usize, usize) = (6, 3);
 /// Fewest columns of a task, if there are more: each task brings its part of the picture to the positions.
 const FEWEST_COLUMNS: usize = 320;
 
@@ -76,8 +80,7 @@ pub(crate) struct Winograd<'a> {
     unit: Unit,
     /// The first offset is that of a square's first pixel.
     picture: Pixels<'a, bf16>,
-    /// Segments in the order of the taps.
-    weights: Operand<'a, bf16>,
+    taps: Taps<'a>,
     images: usize,
     /// Squares of an image, down and across.
     squares: [usize; 2],
@@ -105,12 +108,18 @@ impl<'a> Winograd<'a> {
         if !three_by_three || pixels.step != 1 || !deep_and_wide || images * squares[0] * squares[1] < SIDE {
             return None;
         }
-        let offsets = order.iter().map(|&segment| offsets[segment]).collect();
-        let runs = Runs::Matrix { data, stride: *stride, offsets };
+        let taps = Taps {
+            data,
+            stride: *stride,
+            offsets: std::array::from_fn(|tap| offsets[order[tap]]),
+            along: b.along,
+            outputs: b.outer,
+            depth: b.segment_len,
+        };
         Some(Self {
             unit,
             picture: Pixels { offsets: vec![first], ..pixels.clone() },
-            weights: Operand { runs, ..b.clone() },
+            taps,
             images,
             squares,
             most_shared: SHARED_NUMBERS,
@@ -122,12 +131,12 @@ impl<'a> Winograd<'a> {
     }
 
     fn depth_tiles(&self) -> usize {
-        self.weights.segment_len.div_ceil(DEPTH)
+        self.taps.depth.div_ceil(DEPTH)
     }
 
     /// Computes what [`crate::gemm::gemm`] would, but for rounding.
     pub(crate) fn run<Y: Scalar>(&self, engine: &Engine, out: Output<'_, Y>) -> Result<()> {
-        let columns = self.weights.outer;
+        let columns = self.taps.outputs;
         let lines = self.images * self.picture.grid[0] * self.picture.grid[1];
         let last_line = (lines - 1) * out.stride + columns;
         assert!(last_line <= out.data.len() && out.add.is_none_or(|add| add.len() >= last_line));
@@ -142,29 +151,30 @@ impl<'a> Winograd<'a> {
 
     /// One task has all squares.
     fn own_weights<Y: Scalar>(&self, engine: &Engine, target: &Target<'_, Y>) -> Result<()> {
-        let (columns, threads) = (self.weights.outer, engine.pool.threads());
+        let (columns, threads) = (self.taps.outputs, engine.pool.threads());
         let wide = task_columns(columns, threads, threads * 4);
-        let blocks = self.depths(DEPTH_TILES);
-        let layout = Layout {
-            position: position_len(SUB_STRIPS, DEPTH_TILES.min(self.depth_tiles())),
-            strip: DEPTH_TILES.min(self.depth_tiles()) * TILE,
+        let (sub_strips, tiles) = match self.taps.along {
+            Along::Depth => (SUB_STRIPS, DEPTH_TILES),
+            Along::Outer => OUTER_STRIPS_AND_TILES,
         };
+        let blocks = self.depths(tiles);
+        let tiles = tiles.min(self.depth_tiles());
+        let layout = Layout { position: position_len(sub_strips, tiles), strip: tiles * TILE };
         let strips = self.squares().div_ceil(SIDE);
-        let room = Room::new(self, threads, strips)?;
+        let room = Room::new(self, threads, strips, sub_strips)?;
         let own = Scratch::new(threads, POSITIONS * layout.position / 2)?;
         engine.pool.run(columns.div_ceil(wide), |index, worker| {
             let columns = index * wide..((index + 1) * wide).min(columns);
             // SAFETY: no two tasks run as the same worker at once.
-            let [pictures, raw, sums, own] = unsafe {
-                [room.pictures.of(worker), room.raw.of(worker), room.sums.of(worker), own.of(worker)]
-            };
-            let (packed, raw) = (bytemuck::cast_slice_mut(own), bytemuck::cast_slice_mut(raw));
+            let [pictures, sums, own] =
+                unsafe { [room.pictures.of(worker), room.sums.of(worker), own.of(worker)] };
             self.unit.run(Task {
                 of: self,
                 squares: 0..self.squares(),
                 columns,
+                sub: sub_strips * SIDE,
                 blocks: &blocks,
-                weights: Weights::Own { packed, raw, layout },
+                weights: Weights::Own { packed: bytemuck::cast_slice_mut(own), layout },
                 pictures: bytemuck::cast_slice_mut(pictures),
                 sums,
                 target,
@@ -175,7 +185,7 @@ impl<'a> Winograd<'a> {
 
     /// Tasks share the weights.
     fn shared_weights<Y: Scalar>(&self, engine: &Engine, target: &Target<'_, Y>) -> Result<()> {
-        let (columns, threads) = (self.weights.outer, engine.pool.threads());
+        let (columns, threads) = (self.taps.outputs, engine.pool.threads());
         let depth_tiles = self.depth_tiles();
         let sub = SUB_STRIPS * SIDE;
         let chunks = columns.div_ceil((self.most_shared / (POSITIONS * depth_tiles * DEPTH)).max(sub));
@@ -184,7 +194,7 @@ impl<'a> Winograd<'a> {
         let whole = self.depths(depth_tiles);
         let square_tasks = self.squares().div_ceil(TASK_STRIPS * SIDE);
         let task_strips = self.squares().div_ceil(square_tasks).div_ceil(SIDE);
-        let room = Room::new(self, threads, task_strips)?;
+        let room = Room::new(self, threads, task_strips, SUB_STRIPS)?;
         let layout = Layout {
             position: position_len(chunk.min(columns).div_ceil(SIDE), depth_tiles),
             strip: depth_tiles * TILE,
@@ -195,15 +205,13 @@ impl<'a> Winograd<'a> {
             let packed: &mut [bf16] = bytemuck::cast_slice_mut(shared.all());
             let to = SharedMut::new(packed);
             let packers = chunk.len().div_ceil(sub);
-            engine.pool.run(packers * blocks.len(), |index, worker| {
+            engine.pool.run(packers * blocks.len(), |index, _| {
                 let (block, strip) = (&blocks[index / packers], index % packers * SUB_STRIPS);
                 let from = first + strip * SIDE;
                 engine.tier.run(TransformWeights {
-                    weights: &self.weights,
+                    taps: &self.taps,
                     block,
                     columns: from..(from + sub).min(chunk.end),
-                    // SAFETY: no two tasks run as the same worker at once.
-                    raw: bytemuck::cast_slice_mut(unsafe { room.raw.of(worker) }),
                     to,
                     start: strip * layout.strip + block.start / DEPTH * TILE,
                     layout,
@@ -223,6 +231,7 @@ impl<'a> Winograd<'a> {
                     of: self,
                     squares: squares.start..squares.end.min(self.squares()),
                     columns,
+                    sub,
                     blocks: &whole,
                     weights: Weights::Shared { packed, first, layout },
                     pictures: bytemuck::cast_slice_mut(pictures),
@@ -236,7 +245,7 @@ impl<'a> Winograd<'a> {
 
     /// The depth in parts of at most so many tiles, even as they come.
     fn depths(&self, most: usize) -> Vec<Chunk> {
-        let (depth, tiles) = (self.weights.segment_len, self.depth_tiles());
+        let (depth, tiles) = (self.taps.depth, self.depth_tiles());
         let parts = tiles.div_ceil(most);
         let cut = |part: usize| part * tiles / parts * DEPTH;
         let part =
@@ -263,19 +272,15 @@ fn task_columns(columns: usize, needed: usize, wanted: usize) -> usize {
 struct Room {
     /// A task's part of the picture at the positions.
     pictures: Scratch,
-    /// Weights as they are.
-    raw: Scratch,
     /// Sums of all positions.
     sums: Scratch,
 }
 
 impl Room {
-    fn new(of: &Winograd<'_>, threads: usize, strips: usize) -> Result<Self> {
-        let raw_tiles = 9 * SUB_STRIPS * DEPTH_TILES.min(of.depth_tiles());
+    fn new(of: &Winograd<'_>, threads: usize, strips: usize, sub_strips: usize) -> Result<Self> {
         Ok(Self {
             pictures: Scratch::new(threads, POSITIONS * position_len(strips, of.depth_tiles()) / 2)?,
-            raw: Scratch::new(threads, raw_tiles * TILE / 2)?,
-            sums: Scratch::new(threads, POSITIONS * strips * SUB_STRIPS * SUMS)?,
+            sums: Scratch::new(threads, POSITIONS * strips * sub_strips * SUMS)?,
         })
     }
 }
@@ -283,7 +288,6 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm::operand::Along;
     use crate::gemm::{RowMap, gemm};
     use crate::pool::Pool;
     use crate::tier::Tier;

@@ -5,19 +5,19 @@ use std::ops::Range;
 use half::bf16;
 
 use super::weights::{Layout, TransformWeights};
-use super::{POSITIONS, SUB_STRIPS, Winograd, position_len, transforms};
+use super::{POSITIONS, Winograd, position_len, transforms};
 use crate::gemm::operand::Chunk;
 use crate::gemm::tiled_task::Target;
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Scalar, Simd};
-use crate::tiles::{DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
+use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
 
 /// Where the weights at the positions are.
 pub(super) enum Weights<'a> {
     /// Those of all columns from `first` on, over the whole depth.
     Shared { packed: &'a [bf16], first: usize, layout: Layout },
-    /// Room for those of [`SUB_STRIPS`] over one part of the depth, and for their taps.
-    Own { packed: &'a mut [bf16], raw: &'a mut [bf16], layout: Layout },
+    /// Room for those of some columns over one part of the depth.
+    Own { packed: &'a mut [bf16], layout: Layout },
 }
 
 /// One task.
@@ -25,6 +25,8 @@ pub(super) struct Task<'a, Y> {
     pub of: &'a Winograd<'a>,
     pub squares: Range<usize>,
     pub columns: Range<usize>,
+    /// Columns whose sums are kept at once.
+    pub sub: usize,
     /// Parts of the depth.
     pub blocks: &'a [Chunk],
     pub weights: Weights<'a>,
@@ -40,11 +42,10 @@ impl<Y: Scalar> TileKernel for Task<'_, Y> {
 
     #[inline(always)]
     fn run<S: Simd, U: TileUnit>(mut self, s: S, unit: U) {
-        let sub = SUB_STRIPS * SIDE;
         self.transform_picture(s);
         let empty = self.empty_positions();
-        for first in (self.columns.start..self.columns.end).step_by(sub) {
-            let columns = first..(first + sub).min(self.columns.end);
+        for first in (self.columns.start..self.columns.end).step_by(self.sub) {
+            let columns = first..(first + self.sub).min(self.columns.end);
             self.multiply(s, unit, &columns, &empty);
             self.finish(s, &columns);
         }
@@ -127,17 +128,17 @@ impl<Y: Scalar> Task<'_, Y> {
         let position = position_len(strips, depth_tiles);
         let column_strips = columns.len().div_ceil(SIDE);
         for (index, block) in self.blocks.iter().enumerate() {
+            let ahead = self.ahead(columns, index);
             let (right, layout): (&[bf16], Layout) = match &mut self.weights {
                 Weights::Shared { packed, first, layout } => {
                     let start = (columns.start - *first) / SIDE * layout.strip + block.start / DEPTH * TILE;
                     (&packed[start..], *layout)
                 }
-                Weights::Own { packed, raw, layout } => {
+                Weights::Own { packed, layout } => {
                     TransformWeights {
-                        weights: &self.of.weights,
+                        taps: &self.of.taps,
                         block,
                         columns: columns.clone(),
-                        raw,
                         to: SharedMut::new(packed),
                         start: 0,
                         layout: *layout,
@@ -163,6 +164,7 @@ impl<Y: Scalar> Task<'_, Y> {
                     c_row: POSITIONS * SUMS,
                     c_column: strips * POSITIONS * SUMS,
                     begins: index == 0,
+                    ahead: ahead.part(at, POSITIONS),
                 };
                 assert!(self.sums.len() >= column_strips * strips * POSITIONS * SUMS);
                 // SAFETY: the strips lie within both slices, and the sums within theirs; the unit was made ready for the
@@ -170,6 +172,19 @@ impl<Y: Scalar> Task<'_, Y> {
                 unsafe { unit.grid(strips, column_strips, &strips_of) };
             }
         }
+    }
+
+    /// The weights that the task brings to the positions after part `index` of the depth of some columns.
+    #[inline(always)]
+    fn ahead(&self, columns: &Range<usize>, index: usize) -> Ahead {
+        if matches!(self.weights, Weights::Shared { .. }) {
+            return Ahead::NONE;
+        }
+        let (block, columns) = match self.blocks.get(index + 1) {
+            Some(block) => (block, columns.clone()),
+            None => (&self.blocks[0], columns.end..self.columns.end.min(columns.end + self.sub)),
+        };
+        self.of.taps.ahead(block.start..block.start + block.len, columns)
     }
 
     /// Brings the sums back to pixels and writes them.

@@ -1,0 +1,65 @@
+//! Memory that a unit asks for while it multiplies: weights come from afar once each, in runs too short for the processor
+//! to foresee, and would otherwise be waited for.
+
+use half::bf16;
+
+/// Numbers in a line of the cache.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units ask
+const LINE: usize = 32;
+
+/// Rows of so many lines of the cache each. Nothing is read, so it does not matter where they lie.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units ask
+pub(crate) struct Ahead {
+    pub at: *const bf16,
+    /// Numbers from one row to the next.
+    pub row: usize,
+    pub rows: usize,
+    pub lines: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { at: std::ptr::null(), row: 0, rows: 0, lines: 0 };
+
+    /// Part `index` of `parts`.
+    #[inline(always)]
+    pub(crate) fn part(self, index: usize, parts: usize) -> Self {
+        if self.rows == 0 {
+            return self;
+        }
+        let share = self.rows.div_ceil(parts.max(1));
+        let first = (index * share).min(self.rows);
+        Self { at: self.at.wrapping_add(first * self.row), rows: share.min(self.rows - first), ..self }
+    }
+
+    /// Asks for all of it, by means of the unit's instruction.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units ask
+    #[inline(always)]
+    pub(crate) fn ask(self, prefetch: impl Fn(*const bf16)) {
+        for row in 0..self.rows {
+            let at = self.at.wrapping_add(row * self.row);
+            (0..self.lines).for_each(|line| prefetch(at.wrapping_add(line * LINE)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_ask_for_every_line_once() {
+        let memory = [bf16::ZERO; 7 * 100];
+        for parts in 1..12 {
+            let all = Ahead { at: memory.as_ptr(), row: 100, rows: 7, lines: 3 };
+            let asked = std::cell::RefCell::new(Vec::new());
+            for index in 0..parts {
+                all.part(index, parts).ask(|at| asked.borrow_mut().push(at));
+            }
+            let line = |row: usize, line: usize| memory[row * 100 + line * LINE..].as_ptr();
+            let expected: Vec<_> = (0..7).flat_map(|r| (0..3).map(move |l| line(r, l))).collect();
+            assert_eq!(asked.into_inner(), expected, "{parts}");
+        }
+    }
+}
