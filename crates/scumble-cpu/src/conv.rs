@@ -90,13 +90,7 @@ fn forward_typed<E: Scalar>(
         offsets: s.taps().map(|tap| Sizes::offset(tap, &spec)).collect(),
     };
     let taps = kh * kw;
-    let a = Operand {
-        runs: Runs::Pixels(pixels),
-        along: Along::Depth,
-        outer: rows,
-        segments: taps,
-        segment_len: c,
-    };
+    let a = Operand::pixels(pixels, n);
     let offsets = (0..taps).map(|tap| tap * c).collect();
     let runs = Runs::Matrix { data: w, stride: taps * c, offsets };
     let b = Operand { runs, along: Along::Depth, outer: out, segments: taps, segment_len: c };
@@ -172,13 +166,7 @@ fn grad_input_phase<E: Scalar>(
         offsets: reaching.iter().map(|&(_, offset)| offset).collect(),
     };
     let segments = reaching.len();
-    let a = Operand {
-        runs: Runs::Pixels(pixels),
-        along: Along::Depth,
-        outer: s.n * grid[0] * grid[1],
-        segments,
-        segment_len: s.out,
-    };
+    let a = Operand::pixels(pixels, s.n);
     let offsets = reaching.iter().map(|&([y, x], _)| (y * s.kernel[1] + x) * s.c).collect();
     let runs = Runs::Matrix { data: w, stride: s.kernel[0] * s.kernel[1] * s.c, offsets };
     let b = Operand { runs, along: Along::Outer, outer: s.c, segments, segment_len: s.out };

@@ -221,6 +221,11 @@ impl<'a, T> SharedMut<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), _slice: std::marker::PhantomData }
     }
 
+    /// Where an element is, or would be.
+    pub(crate) fn at(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
+
     /// A part of the slice, cut to its end.
     ///
     /// # Safety

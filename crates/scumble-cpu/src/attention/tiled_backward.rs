@@ -156,6 +156,7 @@ impl TileKernel for Dots<'_> {
             let at = Strips {
                 a: self.upstream[index * self.strip..][..self.strip].as_ptr(),
                 a_strip: self.strip,
+                a_row: DEPTH,
                 a_rows: count,
                 b: right.as_ptr(),
                 b_strip: self.strip,
@@ -376,6 +377,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: left.of(self.head)[(at.query / SIDE + first) * left.strip..].as_ptr(),
                 a_strip: left.strip,
+                a_row: DEPTH,
                 a_rows: at.queries - first * SIDE,
                 b: right.of(self.head)[at.key / SIDE * right.strip..].as_ptr(),
                 b_strip: right.strip,
@@ -455,6 +457,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: left.of(self.head)[at.query / DEPTH * TILE..].as_ptr(),
                 a_strip: left.strip,
+                a_row: DEPTH,
                 a_rows: problem.s.width,
                 b: right.as_ptr(),
                 b_strip: PANEL / DEPTH * TILE,
@@ -474,6 +477,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: tiles.d_score_rows.as_ptr(),
                 a_strip: PANEL / DEPTH * TILE,
+                a_row: DEPTH,
                 a_rows: at.queries,
                 b: keys.of(self.head)[at.key / DEPTH * TILE..].as_ptr(),
                 b_strip: keys.strip,

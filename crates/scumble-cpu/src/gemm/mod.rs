@@ -23,6 +23,7 @@
 pub(crate) mod kernel;
 pub(crate) mod operand;
 mod pack;
+pub(crate) mod target;
 mod tile;
 mod tiled;
 pub(crate) mod tiled_task;

@@ -96,6 +96,16 @@ pub(crate) struct Operand<'a, E> {
 }
 
 impl<'a, E> Operand<'a, E> {
+    /// Pixels, one segment an offset. Where each is read once and in order, that is a matrix.
+    pub(crate) fn pixels(pixels: Pixels<'a, E>, images: usize) -> Self {
+        let Pixels { data, size, channels, grid, step, .. } = pixels;
+        let (outer, segments) = (images * grid[0] * grid[1], pixels.offsets.len());
+        if step == 1 && size == grid && pixels.offsets[..] == [[0, 0]] {
+            return Self::rows(data, outer, channels);
+        }
+        Self { runs: Runs::Pixels(pixels), along: Along::Depth, outer, segments, segment_len: channels }
+    }
+
     /// `data [outer, depth]`.
     pub(crate) fn rows(data: &'a [E], outer: usize, depth: usize) -> Self {
         Self::strided(data, outer, depth, depth)
@@ -111,6 +121,17 @@ impl<'a, E> Operand<'a, E> {
     pub(crate) fn columns(data: &'a [E], outer: usize, depth: usize) -> Self {
         let runs = Runs::Matrix { data, stride: outer, offsets: vec![0] };
         Self { runs, along: Along::Outer, outer, segments: 1, segment_len: depth }
+    }
+
+    /// Some outer indices' part of a chunk as it lies, if that is a matrix of their depths: the numbers from the first one
+    /// on, and how many there are from one to the next.
+    pub(crate) fn in_place(&self, outer: &std::ops::Range<usize>, chunk: &Chunk) -> Option<(&'a [E], usize)> {
+        let (Along::Depth, Runs::Matrix { data, stride, offsets }) = (self.along, &self.runs) else {
+            return None;
+        };
+        let first = offsets[chunk.segment] + outer.start * stride + chunk.start;
+        let last = offsets[chunk.segment] + outer.end.checked_sub(1)? * stride + chunk.start + chunk.len;
+        Some((&data[first..last], *stride))
     }
 
     /// Total depth.

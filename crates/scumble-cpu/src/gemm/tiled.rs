@@ -30,7 +30,8 @@ use half::bf16;
 use scumble_tensor::Result;
 
 use super::operand::{Along, Block, Operand};
-use super::tiled_task::{Columns, Source, Target, TileTask};
+use super::target::Target;
+use super::tiled_task::{Columns, Source, TileTask};
 use super::{Output, TASK_COLUMNS};
 use crate::engine::{Engine, Scratch};
 use crate::pool::SharedMut;
@@ -252,6 +253,53 @@ fn packed_together(strips: usize, blocks: usize, threads: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::gemm;
+    use crate::pool::Pool;
+    use crate::tier::Tier;
+
+    /// `x y^T` of whole numbers, with bias and addend, in which nothing rounds.
+    fn check(tier: Tier, [rows, depth, columns]: [usize; 3]) {
+        let engine = Engine { tier, pool: Pool::new(3) };
+        let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 9) % 5;
+        let numbers =
+            |len: usize| (0..len).map(|i| bf16::from_f32(number(i) as f32 - 2.0)).collect::<Vec<_>>();
+        // What lies behind the numbers must not be read.
+        let (x, y) = (numbers(rows * depth), numbers(columns * depth));
+        let bias: Vec<f32> = (0..columns).map(|i| i as f32).collect();
+        let add: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32).collect();
+        let mut data = vec![f32::NAN; rows * columns];
+        let out = Output { bias: Some(&bias), add: Some(&add), ..Output::plain(&mut data, columns) };
+        gemm(&engine, &Operand::rows(&x, rows, depth), &Operand::rows(&y, columns, depth), out).unwrap();
+        for (row, found) in data.chunks_exact(columns).enumerate() {
+            for (column, &found) in found.iter().enumerate() {
+                let pairs = x[row * depth..][..depth].iter().zip(&y[column * depth..][..depth]);
+                let product: f32 = pairs.map(|(x, y)| x.to_f32() * y.to_f32()).sum();
+                let expected = product + bias[column] + add[row * columns + column];
+                assert_eq!(found, expected, "{} {rows} {depth} {columns} at {row}, {column}", tier.name());
+            }
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_multiplied_exactly() {
+        let tiers = [Tier::Amx, Tier::Avx512Bf16, Tier::Emulated];
+        for tier in tiers.into_iter().filter(|tier| tier.is_available()) {
+            // Rows that a unit may read where they lie: depths that fill tiles or not, several blocks and groups of them,
+            // more rows than a task has; and what it may not: odd depths, a tile's depth, rows that fill no strip.
+            for sizes in [
+                [32, 70, 130],
+                [16, 64, 96],
+                [48, 2890, 97],
+                [272, 94, 300],
+                [32, 33, 130],
+                [64, 32, 160],
+                [40, 64, 160],
+                [7, 6, 200],
+            ] {
+                check(tier, sizes);
+            }
+        }
+    }
 
     #[test]
     fn packing_is_shared_evenly_by_the_threads() {

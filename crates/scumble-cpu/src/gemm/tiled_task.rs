@@ -5,11 +5,13 @@ use std::ops::Range;
 use half::bf16;
 
 use super::operand::{Block, Operand};
-use super::{Output, RowMap};
-use crate::pool::SharedMut;
+use super::target::Target;
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side};
-use crate::tiles::{Ahead, SIDE, SUMS, Strips, TileKernel, TileUnit};
+use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TileKernel, TileUnit};
+
+/// With no more columns rows are read too seldom for a copy in order to be dear.
+const FEW_COLUMNS: usize = 4 * SIDE;
 
 /// What all tasks of a group read.
 pub(super) struct Source<'a> {
@@ -31,40 +33,6 @@ pub(super) enum Columns<'a> {
     Shared { packed: &'a [bf16], strips: usize },
     /// Room for the task's own, for one block.
     Own(&'a mut [bf16]),
-}
-
-/// Where all tasks write, each its own rows and columns.
-pub(crate) struct Target<'a, Y> {
-    data: SharedMut<'a, Y>,
-    stride: usize,
-    map: RowMap,
-    alpha: f32,
-    bias: Option<&'a [f32]>,
-    add: Option<&'a [Y]>,
-}
-
-impl<'a, Y> Target<'a, Y> {
-    pub(crate) fn new(out: Output<'a, Y>) -> Self {
-        let Output { data, stride, rows, alpha, bias, add } = out;
-        Self { data: SharedMut::new(data), stride, map: rows, alpha, bias, add }
-    }
-
-    /// Scales a register of sums, brings bias and addend, and writes it to a line of the result: columns
-    /// `first, count`, no more than a register has lanes.
-    #[inline(always)]
-    pub(crate) fn write<S: Simd>(&self, s: S, line: usize, [first, count]: [usize; 2], sums: S::V)
-    where
-        Y: Scalar,
-    {
-        let bias = self.bias.map_or(s.splat(0.0), |bias| s.read(&bias[first..][..count]));
-        let mut value = s.fma(sums, s.splat(self.alpha), bias);
-        let start = line * self.stride + first;
-        if let Some(add) = self.add {
-            value = s.add(value, Y::read(s, &add[start..][..count]));
-        }
-        // SAFETY: tasks have rows and columns of their own.
-        Y::write(s, unsafe { self.data.slice(start, count) }, value);
-    }
 }
 
 /// One task.
@@ -111,32 +79,73 @@ impl<Y: Scalar> TileKernel for TileTask<'_, Y> {
                 }
             };
             before += block.depth;
-            let (first, count, to) = (self.rows.start, self.rows.len(), &mut *rows_packed);
-            Pack { operand: source.left, block, first, count, side: Side::Left, to }.run(s);
+            let left = match self.rows_in_place::<U>(block) {
+                Some(left) => left,
+                None => {
+                    let (first, count, to) = (self.rows.start, self.rows.len(), &mut *rows_packed);
+                    Pack { operand: source.left, block, first, count, side: Side::Left, to }.run(s);
+                    Left { numbers: &to[..count.div_ceil(SIDE) * strip], strip, row: DEPTH }
+                }
+            };
             let part = Part {
                 begins: source.starts && index == 0,
                 ends: source.ends && index + 1 == source.blocks.len(),
             };
-            self.block(s, unit, block, [rows_packed, packed], sums, part);
+            self.block(s, unit, block, left, packed, sums, part);
         }
     }
 }
 
-impl<Y: Scalar> TileTask<'_, Y> {
+/// The left operand of a block: numbers from one strip to the next and from one row to the next.
+struct Left<'a> {
+    numbers: &'a [bf16],
+    strip: usize,
+    row: usize,
+}
+
+impl Left<'_> {
+    /// The memory of two strips from `row` on, if they have not been copied just now.
     #[inline(always)]
+    fn ahead(&self, row: usize, depth: usize) -> Ahead {
+        match self.numbers.get(row * self.row..) {
+            Some(numbers) if self.row != DEPTH => Ahead {
+                at: numbers.as_ptr(),
+                row: self.row,
+                rows: (numbers.len().div_ceil(self.row)).min(2 * SIDE),
+                lines: depth.div_ceil(DEPTH),
+            },
+            _ => Ahead::NONE,
+        }
+    }
+}
+
+impl<'a, Y: Scalar> TileTask<'a, Y> {
+    /// The task's rows as they lie, if the unit can read them and reads none that is not there.
+    #[inline(always)]
+    fn rows_in_place<U: TileUnit>(&self, block: &Block) -> Option<Left<'a>> {
+        let [chunk] = &block.chunks[..] else { return None };
+        let whole = self.rows.len().is_multiple_of(SIDE) && chunk.len.is_multiple_of(2);
+        let suits = U::READS_ROWS && whole && self.columns.len() > FEW_COLUMNS;
+        let (numbers, row) = suits.then(|| self.source.left.in_place(&self.rows, chunk))??;
+        // Rows of a tile's depth would be taken for tiles.
+        (row != DEPTH).then_some(Left { numbers, strip: row * SIDE, row })
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // both operands and the sums of a product
     fn block<S: Simd, U: TileUnit>(
         &self,
         s: S,
         unit: U,
         block: &Block,
-        [left, right]: [&[bf16]; 2],
+        left: Left<'_>,
+        right: &[bf16],
         sums: &mut [f32],
         part: Part,
     ) {
         let source = self.source;
         let strip = block.depth * SIDE;
         let (row_strips, column_strips) = (self.rows.len().div_ceil(SIDE), self.columns.len().div_ceil(SIDE));
-        let left = &left[..row_strips * strip];
         let square = 4 * SUMS;
         let kept = !(part.begins && part.ends);
         for column in (0..column_strips).step_by(2) {
@@ -145,8 +154,9 @@ impl<Y: Scalar> TileTask<'_, Y> {
                 let sums = &mut sums[index * square..][..square];
                 let (rows, columns) = ((row_strips - row).min(2), (column_strips - column).min(2));
                 let strips = Strips {
-                    a: left[row * strip..].as_ptr(),
-                    a_strip: strip,
+                    a: left.numbers[row * left.strip..].as_ptr(),
+                    a_strip: left.strip,
+                    a_row: left.row,
                     a_rows: self.rows.len() - row * SIDE,
                     b: right[column * strip..].as_ptr(),
                     b_strip: strip,
@@ -155,12 +165,34 @@ impl<Y: Scalar> TileTask<'_, Y> {
                     c_row: 2 * SUMS,
                     c_column: SUMS,
                     begins: part.begins,
-                    ahead: Ahead::NONE,
+                    ahead: if column == 0 {
+                        left.ahead((row + 2) * SIDE, block.filled())
+                    } else {
+                        Ahead::NONE
+                    },
                 };
+                let end = self.columns.len() - column * SIDE;
+                let first = source.first + self.columns.start + column * SIDE;
+                let whole_lines = part.ends && !source.exchanged && end >= 2 * SIDE;
+                if whole_lines {
+                    self.target.prefetch(
+                        s,
+                        self.rows.start + row * SIDE
+                            ..(self.rows.start + (row + rows) * SIDE).min(self.rows.end),
+                        first,
+                    );
+                }
                 // SAFETY: `rows` and `columns` strips lie before the ends of both slices, four tiles of sums in theirs;
                 // the unit was made ready for the task.
                 unsafe { unit.block(rows, columns, &strips) };
-                if part.ends {
+                if whole_lines {
+                    for (i, sums) in sums.chunks_exact(2 * SUMS).enumerate().take(rows) {
+                        let (left, right) = sums.split_at(SUMS);
+                        let row = self.rows.start + (row + i) * SIDE;
+                        let rows = (self.rows.end - row).min(SIDE);
+                        self.target.write_two_tiles(s, [left, right], [row, rows], first);
+                    }
+                } else if part.ends {
                     for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
                         let tile = &sums[(2 * i + j) * SUMS..][..SUMS];
                         let (row, column) = ((row + i) * SIDE, (column + j) * SIDE);
@@ -199,7 +231,7 @@ fn write_tile<S: Simd, Y: Scalar>(
     for lane in (0..columns).step_by(S::LANES) {
         let present = (columns - lane).min(S::LANES);
         for (r, sums) in tile.chunks_exact(SIDE).enumerate().take(rows) {
-            let line = target.map.line(row + r);
+            let line = target.line(row + r);
             target.write(s, line, [column + lane, present], s.read(&sums[lane..][..S::LANES]));
         }
     }

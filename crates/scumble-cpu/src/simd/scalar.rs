@@ -28,6 +28,8 @@ pub(crate) trait Scalar: Element {
     fn read<S: Simd>(s: S, from: &[Self]) -> S::V;
     /// Writes `min(n, LANES)` numbers to the start of a slice.
     fn write<S: Simd>(s: S, to: &mut [Self], v: S::V);
+    /// Writes two whole registers one after the other.
+    fn write_two<S: Simd>(s: S, to: &mut [Self], low: S::V, high: S::V);
 
     /// An operand as one of bf16, if it is: what matrix units multiply.
     fn halves<'o, 'a>(operand: &'o Operand<'a, Self>) -> Option<&'o Operand<'a, bf16>>;
@@ -57,6 +59,12 @@ impl Scalar for f32 {
     #[inline(always)]
     fn write<S: Simd>(s: S, to: &mut [f32], v: S::V) {
         s.write(to, v);
+    }
+    #[inline(always)]
+    fn write_two<S: Simd>(s: S, to: &mut [f32], low: S::V, high: S::V) {
+        let (first, second) = to.split_at_mut(S::LANES);
+        s.write(first, low);
+        s.write(second, high);
     }
     #[inline(always)]
     fn halves<'o, 'a>(_: &'o Operand<'a, f32>) -> Option<&'o Operand<'a, bf16>> {
@@ -102,6 +110,12 @@ impl Scalar for bf16 {
                 s.store_first_bf16(to.as_mut_ptr(), v, to.len());
             }
         }
+    }
+    #[inline(always)]
+    fn write_two<S: Simd>(s: S, to: &mut [bf16], low: S::V, high: S::V) {
+        let to = &mut to[..2 * S::LANES];
+        // SAFETY: room for both.
+        unsafe { s.store_two_bf16(to.as_mut_ptr(), low, high) };
     }
     #[inline(always)]
     fn halves<'o, 'a>(operand: &'o Operand<'a, bf16>) -> Option<&'o Operand<'a, bf16>> {

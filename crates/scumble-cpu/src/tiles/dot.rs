@@ -35,6 +35,8 @@ impl Dot {
 unsafe impl TileUnit for Dot {
     type Session = ();
 
+    const READS_ROWS: bool = true;
+
     #[inline(always)]
     fn enter(self) {}
 
@@ -42,21 +44,22 @@ unsafe impl TileUnit for Dot {
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips) {
         // SAFETY: the caller's promise.
         unsafe {
-            if at.ahead.rows > 0 {
-                block::<true>(rows, columns, at);
-            } else {
-                block::<false>(rows, columns, at);
+            match (at.a_row == DEPTH, at.ahead.rows > 0) {
+                (true, false) => block::<true, false>(rows, columns, at),
+                (true, true) => block::<true, true>(rows, columns, at),
+                (false, false) => block::<false, false>(rows, columns, at),
+                (false, true) => block::<false, true>(rows, columns, at),
             }
         }
     }
 }
 
-/// [`TileUnit::block`], `ASKS` for what is read soon after or not.
+/// [`TileUnit::block`] for left rows that are `TILED` or lie as they are, `ASKS` for what is read soon after or not.
 ///
 /// # Safety
 /// As there; the machine must have the features.
 #[inline(always)]
-unsafe fn block<const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
+unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
     for row in 0..rows {
         let ahead = if ASKS { at.ahead.part(row, rows) } else { Ahead::NONE };
         let at = at.from(row, 0);
@@ -65,8 +68,8 @@ unsafe fn block<const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
             let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
             if columns == 1 {
                 match halves {
-                    1 => sums::<8, 1, ASKS>(at.a, [at.b], at.depth, [at.c], at.begins, &ahead),
-                    _ => sums::<16, 1, ASKS>(at.a, [at.b], at.depth, [at.c], at.begins, &ahead),
+                    1 => sums::<8, 1, TILED, ASKS>(at.a, [at.b], [at.c], &at, &ahead),
+                    _ => sums::<16, 1, TILED, ASKS>(at.a, [at.b], [at.c], &at, &ahead),
                 }
                 continue;
             }
@@ -74,7 +77,8 @@ unsafe fn block<const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
             for half in 0..halves {
                 let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
                 let ahead = if ASKS { ahead.part(half, halves) } else { Ahead::NONE };
-                sums::<8, 2, ASKS>(at.a.wrapping_add(half * TILE / 2), b, at.depth, c, at.begins, &ahead);
+                let a = at.a.wrapping_add(half * SIDE / 2 * at.a_row);
+                sums::<8, 2, TILED, ASKS>(a, b, c, &at, &ahead);
             }
         }
     }
@@ -82,13 +86,14 @@ unsafe fn block<const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
 
 /// Adds the products of a pair of depths, in registers.
 macro_rules! add_pair {
-    ($sums:ident, $a:ident, $b:ident, $step:ident, $pair:ident) => {
+    ($sums:ident, $a:ident, $b:ident, $step:ident, $pair:ident, $tiled:ident, $at:ident) => {
         let columns = $b.map(|b| {
             let line = _mm512_loadu_si512(b.add($step * TILE + $pair * DEPTH).cast());
             std::mem::transmute::<__m512i, __m512bh>(line)
         });
         for (row, sums) in $sums.iter_mut().enumerate() {
-            let pair = $a.add($step * TILE + row * DEPTH + 2 * $pair).cast::<i32>().read_unaligned();
+            let start = if $tiled { $step * TILE + row * DEPTH } else { $step * DEPTH + row * $at.a_row };
+            let pair = $a.add(start + 2 * $pair).cast::<i32>().read_unaligned();
             let pair = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
             for (sum, columns) in sums.iter_mut().zip(columns) {
                 *sum = _mm512_dpbf16_ps(*sum, pair, columns);
@@ -100,38 +105,37 @@ macro_rules! add_pair {
 /// Sums of `ROWS` rows of a left strip with `COLUMNS` right strips.
 ///
 /// # Safety
-/// `a` and `b` must be good for reading the tiles of `depth`, from these rows on; each of `c` for `ROWS` rows of sums; the
-/// machine must have the features.
+/// `a` and `b` must be good for reading the tiles (or rows) of `at.depth`, from these rows on; each of `c` for `ROWS` rows
+/// of sums; the machine must have the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn sums<const ROWS: usize, const COLUMNS: usize, const ASKS: bool>(
+unsafe fn sums<const ROWS: usize, const COLUMNS: usize, const TILED: bool, const ASKS: bool>(
     a: *const bf16,
     b: [*const bf16; COLUMNS],
-    depth: usize,
     c: [*mut f32; COLUMNS],
-    begins: bool,
+    at: &Strips,
     ahead: &Ahead,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
-        if !begins {
+        if !at.begins {
             for (row, sums) in sums.iter_mut().enumerate() {
                 for (sum, c) in sums.iter_mut().zip(c) {
                     *sum = _mm512_loadu_ps(c.add(row * SIDE));
                 }
             }
         }
-        let whole = depth / DEPTH;
+        let (whole, rest) = (at.depth / DEPTH, at.depth % DEPTH);
         for step in 0..whole {
             if ASKS {
                 ahead.part(step, whole).ask(|at| _mm_prefetch::<_MM_HINT_T1>(at.cast()));
             }
             for pair in 0..SIDE {
-                add_pair!(sums, a, b, step, pair);
+                add_pair!(sums, a, b, step, pair, TILED, at);
             }
         }
-        for pair in 0..(depth % DEPTH).div_ceil(2) {
-            add_pair!(sums, a, b, whole, pair);
+        for pair in 0..rest.div_ceil(2) {
+            add_pair!(sums, a, b, whole, pair, TILED, at);
         }
         for (row, sums) in sums.into_iter().enumerate() {
             for (sum, c) in sums.into_iter().zip(c) {

@@ -63,6 +63,9 @@ pub(crate) struct Strips {
     /// First tile of the left operand; the next strip begins `a_strip` numbers later.
     pub a: *const bf16,
     pub a_strip: usize,
+    /// [`DEPTH`] in tiles. Where a unit [reads rows](TileUnit::READS_ROWS), they may also lie as they are, each `depth`
+    /// long: this many numbers from one to the next.
+    pub a_row: usize,
     /// Rows of interest, counted from the first strip: a unit may leave the sums of those behind them as they are.
     pub a_rows: usize,
     /// First tile of the right operand, likewise.
@@ -107,6 +110,9 @@ impl Strips {
 pub(crate) unsafe trait TileUnit: Copy {
     /// What holds the unit ready on this thread until it is dropped.
     type Session;
+
+    /// Whether left rows need not be packed; then `depth` must be even and all rows of a half tile there.
+    const READS_ROWS: bool = false;
 
     /// Makes the unit ready on this thread; `block` is only called while the session lives.
     fn enter(self) -> Self::Session;

@@ -46,7 +46,7 @@ use scumble_tensor::Result;
 use crate::engine::{Engine, Scratch};
 use crate::gemm::Output;
 use crate::gemm::operand::{Along, Chunk, Operand, Pixels, Runs};
-use crate::gemm::tiled_task::Target;
+use crate::gemm::target::Target;
 use crate::pool::SharedMut;
 use crate::simd::Scalar;
 use crate::tiles::{DEPTH, SIDE, SUMS, TILE, Unit};

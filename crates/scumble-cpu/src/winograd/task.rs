@@ -7,7 +7,7 @@ use half::bf16;
 use super::weights::{Layout, TransformWeights};
 use super::{POSITIONS, Winograd, position_len, transforms};
 use crate::gemm::operand::Chunk;
-use crate::gemm::tiled_task::Target;
+use crate::gemm::target::Target;
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TILE, TileKernel, TileUnit};
@@ -156,6 +156,7 @@ impl<Y: Scalar> Task<'_, Y> {
                 let strips_of = Strips {
                     a: left.as_ptr(),
                     a_strip: depth_tiles * TILE,
+                    a_row: DEPTH,
                     a_rows: self.squares.len(),
                     b: right.as_ptr(),
                     b_strip: layout.strip,
