@@ -14,7 +14,7 @@
 
 use scumble_tensor::Result;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Scratch};
 use crate::reduce::piece_rows;
 use crate::simd::{Kernel, Scalar, Simd};
 
@@ -37,8 +37,11 @@ pub(crate) fn group_moments<E: Scalar>(
     let piece = piece_rows(c);
     let task_rows = inner.div_ceil(piece).div_ceil(TASKS) * piece;
     let tasks = inner.div_ceil(task_rows);
-    let mut partial = vec![0.0f64; n * tasks * 2 * c];
-    engine.pool.run_pieces(&mut partial, 2 * c, |index, sums| {
+    let mut partial = Scratch::new(1, 2 * n * tasks * 2 * c)?;
+    let partial: &mut [f64] = bytemuck::cast_slice_mut(partial.all());
+    let partial = &mut partial[..n * tasks * 2 * c];
+    engine.pool.run_pieces(partial, 2 * c, |index, sums| {
+        sums.fill(0.0);
         let image = &x[index / tasks * inner * c..][..inner * c];
         let first = index % tasks * task_rows;
         let rows = &image[first * c..(first + task_rows).min(inner) * c];

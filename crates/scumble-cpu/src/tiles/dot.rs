@@ -68,8 +68,18 @@ unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize
             let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
             if columns == 1 {
                 match halves {
-                    1 => sums::<8, 1, TILED, ASKS>(at.a, [at.b], [at.c], &at, &ahead),
-                    _ => sums::<16, 1, TILED, ASKS>(at.a, [at.b], [at.c], &at, &ahead),
+                    1 => {
+                        sums::<8, 1, TILED, ASKS>(at.a, at.a_row, [at.b], at.depth, [at.c], at.begins, &ahead)
+                    }
+                    _ => sums::<16, 1, TILED, ASKS>(
+                        at.a,
+                        at.a_row,
+                        [at.b],
+                        at.depth,
+                        [at.c],
+                        at.begins,
+                        &ahead,
+                    ),
                 }
                 continue;
             }
@@ -78,7 +88,7 @@ unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize
                 let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
                 let ahead = if ASKS { ahead.part(half, halves) } else { Ahead::NONE };
                 let a = at.a.wrapping_add(half * SIDE / 2 * at.a_row);
-                sums::<8, 2, TILED, ASKS>(a, b, c, &at, &ahead);
+                sums::<8, 2, TILED, ASKS>(a, at.a_row, b, at.depth, c, at.begins, &ahead);
             }
         }
     }
@@ -86,13 +96,13 @@ unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize
 
 /// Adds the products of a pair of depths, in registers.
 macro_rules! add_pair {
-    ($sums:ident, $a:ident, $b:ident, $step:ident, $pair:ident, $tiled:ident, $at:ident) => {
+    ($sums:ident, $a:ident, $b:ident, $step:ident, $pair:ident, $tiled:ident, $a_row:ident) => {
         let columns = $b.map(|b| {
             let line = _mm512_loadu_si512(b.add($step * TILE + $pair * DEPTH).cast());
             std::mem::transmute::<__m512i, __m512bh>(line)
         });
         for (row, sums) in $sums.iter_mut().enumerate() {
-            let start = if $tiled { $step * TILE + row * DEPTH } else { $step * DEPTH + row * $at.a_row };
+            let start = if $tiled { $step * TILE + row * DEPTH } else { $step * DEPTH + row * $a_row };
             let pair = $a.add(start + 2 * $pair).cast::<i32>().read_unaligned();
             let pair = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
             for (sum, columns) in sums.iter_mut().zip(columns) {
@@ -105,37 +115,39 @@ macro_rules! add_pair {
 /// Sums of `ROWS` rows of a left strip with `COLUMNS` right strips.
 ///
 /// # Safety
-/// `a` and `b` must be good for reading the tiles (or rows) of `at.depth`, from these rows on; each of `c` for `ROWS` rows
+/// `a` and `b` must be good for reading the tiles (or rows) of `depth`, from these rows on; each of `c` for `ROWS` rows
 /// of sums; the machine must have the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn sums<const ROWS: usize, const COLUMNS: usize, const TILED: bool, const ASKS: bool>(
     a: *const bf16,
+    a_row: usize,
     b: [*const bf16; COLUMNS],
+    depth: usize,
     c: [*mut f32; COLUMNS],
-    at: &Strips,
+    begins: bool,
     ahead: &Ahead,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); COLUMNS]; ROWS];
-        if !at.begins {
+        if !begins {
             for (row, sums) in sums.iter_mut().enumerate() {
                 for (sum, c) in sums.iter_mut().zip(c) {
                     *sum = _mm512_loadu_ps(c.add(row * SIDE));
                 }
             }
         }
-        let (whole, rest) = (at.depth / DEPTH, at.depth % DEPTH);
+        let (whole, rest) = (depth / DEPTH, depth % DEPTH);
         for step in 0..whole {
             if ASKS {
                 ahead.part(step, whole).ask(|at| _mm_prefetch::<_MM_HINT_T1>(at.cast()));
             }
             for pair in 0..SIDE {
-                add_pair!(sums, a, b, step, pair, TILED, at);
+                add_pair!(sums, a, b, step, pair, TILED, a_row);
             }
         }
         for pair in 0..rest.div_ceil(2) {
-            add_pair!(sums, a, b, whole, pair, TILED, at);
+            add_pair!(sums, a, b, whole, pair, TILED, a_row);
         }
         for (row, sums) in sums.into_iter().enumerate() {
             for (sum, c) in sums.into_iter().zip(c) {
