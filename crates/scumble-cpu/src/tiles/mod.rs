@@ -65,6 +65,7 @@ pub(crate) struct Strips {
     pub a_strip: usize,
     /// [`DEPTH`] in tiles. Where a unit [reads rows](TileUnit::READS_ROWS), they may also lie as they are, each `depth`
     /// long: this many numbers from one to the next.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units read rows
     pub a_row: usize,
     /// Rows of interest, counted from the first strip: a unit may leave the sums of those behind them as they are.
     pub a_rows: usize,
