@@ -6,7 +6,7 @@
 //!     pack the right operand                 tasks: strips
 //!     for rows x columns of the result:      tasks
 //!       for block of at most BLOCK_TILES:
-//!         pack the task's rows               second-level cache
+//!         pack the task's rows               second-level cache; a unit that can reads them where they lie
 //!         for two strips of columns:
 //!           for two strips of rows:
 //!             unit, then sums or result

@@ -27,6 +27,9 @@
 //!            +-----------+-----------+
 //! ```
 //!
+//! Vectors take single numbers from the left operand, so [`dot`] reads rows as well where they lie in memory, and nothing is
+//! copied ([`Strips::a_row`]). What is read after a product may be asked for during it ([`ahead`]).
+//!
 //! [`TileUnit`] has three implementations: [`amx`] (tile registers), [`dot`] (AVX512-BF16, the same tiles read by vector
 //! instructions) and [`emulated`] (plain Rust, which tests packing and blocking on every machine and checks the other two
 //! when the program starts). Sources: Intel's software developer's manual, TDPBF16PS, TILELOADD, VDPBF16PS; Intel's
@@ -121,8 +124,8 @@ pub(crate) unsafe trait TileUnit: Copy {
     /// Multiplies `rows` left strips with `columns` right strips, 1 or 2 each.
     ///
     /// # Safety
-    /// All strips must be good for reading the tiles of `depth`, all sums for reading and writing, and `enter`'s session must
-    /// live.
+    /// All strips must be good for reading the tiles of `depth` (left ones the rows, where they are not in tiles), all sums for
+    /// reading and writing, and `enter`'s session must live.
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips);
 
     /// Multiplies any number of strips, two by two: all left strips pass over a pair of right strips.
