@@ -29,7 +29,7 @@ fn sizes(op: &'static str, x: &Tensor, spec: &GroupNormSpec) -> Result<[usize; 3
     Ok([n, inner, c])
 }
 
-/// Per image and channel: mean, reciprocal deviation times gamma, beta; so that vectors run along channels.
+/// Mean and reciprocal deviation per image and channel, so that vectors run along channels.
 struct PerChannel {
     mean: Vec<f32>,
     rstd: Vec<f32>,

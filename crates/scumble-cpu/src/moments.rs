@@ -34,10 +34,10 @@ pub(crate) fn group_moments<E: Scalar>(
     if inner * c == 0 {
         return Ok(vec![0.0; n * groups * 2]);
     }
-    let piece = piece_rows(c);
-    let task_rows = inner.div_ceil(piece).div_ceil(TASKS) * piece;
+    let piece_rows = piece_rows(c);
+    let task_rows = inner.div_ceil(piece_rows).div_ceil(TASKS) * piece_rows;
     let tasks = inner.div_ceil(task_rows);
-    let mut partial = Scratch::new(1, 2 * n * tasks * 2 * c)?;
+    let mut partial = Scratch::new(1, 4 * n * tasks * c)?;
     let partial: &mut [f64] = bytemuck::cast_slice_mut(partial.all());
     let partial = &mut partial[..n * tasks * 2 * c];
     engine.pool.run_pieces(partial, 2 * c, |index, sums| {
@@ -45,7 +45,7 @@ pub(crate) fn group_moments<E: Scalar>(
         let image = &x[index / tasks * inner * c..][..inner * c];
         let first = index % tasks * task_rows;
         let rows = &image[first * c..(first + task_rows).min(inner) * c];
-        engine.tier.run(AddMoments { rows, origin: &image[..c], piece, sums });
+        engine.tier.run(AddMoments { rows, origin: &image[..c], piece_rows, sums });
     });
     let mut moments = Vec::with_capacity(n * groups * 2);
     for (image, partial) in x.chunks_exact(inner * c).zip(partial.chunks_exact(tasks * 2 * c)) {
@@ -80,15 +80,16 @@ fn of_group<E: Scalar>(
         let shift = origin - mean;
         square + shift * (2.0 * sum + rows * shift)
     });
-    (mean, (about_mean.sum::<f64>() / count).max(0.0))
+    let variance = about_mean.sum::<f64>() / count;
+    // Rounding may leave a little less than nothing; what is no number stays so.
+    (mean, if variance < 0.0 { 0.0 } else { variance })
 }
 
 /// Adds rows' deviations from the origin and their squares to `sums [2, c]`.
 struct AddMoments<'a, E> {
     rows: &'a [E],
     origin: &'a [E],
-    /// Rows of a piece.
-    piece: usize,
+    piece_rows: usize,
     sums: &'a mut [f64],
 }
 
@@ -99,7 +100,7 @@ impl<E: Scalar> Kernel for AddMoments<'_, E> {
         let c = self.origin.len();
         let (sums, squares) = self.sums.split_at_mut(c);
         let (mut deviations, mut squared) = (vec![0.0f32; c], vec![0.0f32; c]);
-        for rows in self.rows.chunks(self.piece * c) {
+        for rows in self.rows.chunks(self.piece_rows * c) {
             let mut at = 0;
             while at < c {
                 let wide = at + BLOCK * S::LANES <= c;
@@ -230,5 +231,17 @@ mod tests {
         let moments = group_moments(&engine, &[7.0f32; 300 * 8], [1, 300, 8], 2, 1e-4).unwrap();
         assert!(moments.chunks_exact(2).all(|m| m[0] == 7.0 && (m[1] - 100.0).abs() < 1e-3), "{moments:?}");
         assert_eq!(group_moments::<f32>(&engine, &[], [2, 0, 8], 2, 1e-4).unwrap(), [0.0; 8]);
+    }
+
+    #[test]
+    fn what_is_no_number_shows_in_its_group_alone() {
+        let engine = Engine { tier: Tier::Portable, pool: Pool::new(1) };
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![1.0f32; 300 * 8];
+            x[200 * 8 + 5] = value;
+            let moments = group_moments(&engine, &x, [1, 300, 8], 2, 1e-4).unwrap();
+            assert!(moments[..2].iter().all(|m| m.is_finite()), "{moments:?}");
+            assert!(!moments[2].is_finite() && moments[3].is_nan(), "{moments:?}");
+        }
     }
 }

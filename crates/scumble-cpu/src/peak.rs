@@ -83,7 +83,7 @@ impl TileKernel for BusyTiles {
             let at = Strips {
                 a: operand.as_ptr(),
                 a_strip: TILE_STEPS * TILE,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: 2 * SIDE,
                 b: other.as_ptr(),
                 b_strip: TILE_STEPS * TILE,

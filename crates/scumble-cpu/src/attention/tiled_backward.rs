@@ -156,7 +156,7 @@ impl TileKernel for Dots<'_> {
             let at = Strips {
                 a: self.upstream[index * self.strip..][..self.strip].as_ptr(),
                 a_strip: self.strip,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: count,
                 b: right.as_ptr(),
                 b_strip: self.strip,
@@ -377,7 +377,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: left.of(self.head)[(at.query / SIDE + first) * left.strip..].as_ptr(),
                 a_strip: left.strip,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: at.queries - first * SIDE,
                 b: right.of(self.head)[at.key / SIDE * right.strip..].as_ptr(),
                 b_strip: right.strip,
@@ -457,7 +457,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: left.of(self.head)[at.query / DEPTH * TILE..].as_ptr(),
                 a_strip: left.strip,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: problem.s.width,
                 b: right.as_ptr(),
                 b_strip: PANEL / DEPTH * TILE,
@@ -477,7 +477,7 @@ impl Range<'_> {
             let strips = Strips {
                 a: tiles.d_score_rows.as_ptr(),
                 a_strip: PANEL / DEPTH * TILE,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: at.queries,
                 b: keys.of(self.head)[at.key / DEPTH * TILE..].as_ptr(),
                 b_strip: keys.strip,

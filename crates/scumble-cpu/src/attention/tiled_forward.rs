@@ -128,7 +128,7 @@ impl TileKernel for Panel<'_> {
             let at = Strips {
                 a: self.keys.0[block / SIDE * self.keys.1..].as_ptr(),
                 a_strip: self.keys.1,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: count,
                 b: queries[pair.start * steps * TILE..].as_ptr(),
                 b_strip: steps * TILE,
@@ -156,7 +156,7 @@ impl TileKernel for Panel<'_> {
             let at = Strips {
                 a: self.values.0[block / DEPTH * TILE..].as_ptr(),
                 a_strip: self.values.1,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: sizes.width,
                 b: p.as_ptr(),
                 b_strip: PANEL / DEPTH * TILE,

@@ -25,17 +25,16 @@ impl<'a, Y> Target<'a, Y> {
 
     /// Line of the result that a row of the product is.
     #[inline(always)]
-    pub(crate) fn line(&self, row: usize) -> usize {
+    pub(super) fn line(&self, row: usize) -> usize {
         self.map.line(row)
     }
+}
 
+impl<Y: Scalar> Target<'_, Y> {
     /// Scales a register of sums, brings bias and addend, and writes it to a line of the result: columns
     /// `first, count`, no more than a register has lanes.
     #[inline(always)]
-    pub(crate) fn write<S: Simd>(&self, s: S, line: usize, [first, count]: [usize; 2], sums: S::V)
-    where
-        Y: Scalar,
-    {
+    pub(crate) fn write<S: Simd>(&self, s: S, line: usize, [first, count]: [usize; 2], sums: S::V) {
         let bias = self.bias.map_or(s.splat(0.0), |bias| s.read(&bias[first..][..count]));
         let mut value = s.fma(sums, s.splat(self.alpha), bias);
         let start = line * self.stride + first;
@@ -45,9 +44,7 @@ impl<'a, Y> Target<'a, Y> {
         // SAFETY: tasks have rows and columns of their own.
         Y::write(s, unsafe { self.data.slice(start, count) }, value);
     }
-}
 
-impl<Y: Scalar> Target<'_, Y> {
     /// Asks for the memory of two tiles side by side.
     #[inline(always)]
     pub(super) fn prefetch<S: Simd>(&self, s: S, rows: Range<usize>, column: usize) {

@@ -263,7 +263,6 @@ mod tests {
         let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 9) % 5;
         let numbers =
             |len: usize| (0..len).map(|i| bf16::from_f32(number(i) as f32 - 2.0)).collect::<Vec<_>>();
-        // What lies behind the numbers must not be read.
         let (x, y) = (numbers(rows * depth), numbers(columns * depth));
         let bias: Vec<f32> = (0..columns).map(|i| i as f32).collect();
         let add: Vec<f32> = (0..rows * columns).map(|i| (i % 7) as f32).collect();

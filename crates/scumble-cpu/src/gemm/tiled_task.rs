@@ -8,7 +8,7 @@ use super::operand::{Block, Operand};
 use super::target::Target;
 use crate::simd::{Kernel, Scalar, Simd};
 use crate::tiles::pack::{Pack, Side};
-use crate::tiles::{Ahead, DEPTH, SIDE, SUMS, Strips, TileKernel, TileUnit};
+use crate::tiles::{Ahead, SIDE, SUMS, Strips, TileKernel, TileUnit};
 
 /// With no more columns rows are read too seldom for a copy in order to be dear.
 const FEW_COLUMNS: usize = 4 * SIDE;
@@ -84,7 +84,7 @@ impl<Y: Scalar> TileKernel for TileTask<'_, Y> {
                 None => {
                     let (first, count, to) = (self.rows.start, self.rows.len(), &mut *rows_packed);
                     Pack { operand: source.left, block, first, count, side: Side::Left, to }.run(s);
-                    Left { numbers: &to[..count.div_ceil(SIDE) * strip], strip, row: DEPTH }
+                    Left { numbers: &to[..count.div_ceil(SIDE) * strip], strip, row: None }
                 }
             };
             let part = Part {
@@ -96,24 +96,23 @@ impl<Y: Scalar> TileKernel for TileTask<'_, Y> {
     }
 }
 
-/// The left operand of a block: numbers from one strip to the next and from one row to the next.
+/// The left operand of a block: numbers from one strip to the next, and from one row to the next where those are not in
+/// tiles.
 struct Left<'a> {
     numbers: &'a [bf16],
     strip: usize,
-    row: usize,
+    row: Option<usize>,
 }
 
 impl Left<'_> {
-    /// The memory of two strips from `row` on, if they have not been copied just now.
+    /// The memory of two strips from `strip` on, if they have not been copied just now.
     #[inline(always)]
-    fn ahead(&self, row: usize, depth: usize) -> Ahead {
-        match self.numbers.get(row * self.row..) {
-            Some(numbers) if self.row != DEPTH => Ahead {
-                at: numbers.as_ptr(),
-                row: self.row,
-                rows: (numbers.len().div_ceil(self.row)).min(2 * SIDE),
-                lines: depth.div_ceil(DEPTH),
-            },
+    fn ahead(&self, strip: usize, depth: usize) -> Ahead {
+        match (self.row, self.numbers.get(strip * self.strip..)) {
+            (Some(row), Some(numbers)) => {
+                let rows = numbers.len().div_ceil(row).min(2 * SIDE);
+                Ahead::new(numbers.as_ptr(), row, rows, depth)
+            }
             _ => Ahead::NONE,
         }
     }
@@ -127,8 +126,7 @@ impl<'a, Y: Scalar> TileTask<'a, Y> {
         let whole = self.rows.len().is_multiple_of(SIDE) && chunk.len.is_multiple_of(2);
         let suits = U::READS_ROWS && whole && self.columns.len() > FEW_COLUMNS;
         let (numbers, row) = suits.then(|| self.source.left.in_place(&self.rows, chunk))??;
-        // Rows of a tile's depth would be taken for tiles.
-        (row != DEPTH).then_some(Left { numbers, strip: row * SIDE, row })
+        Some(Left { numbers, strip: row * SIDE, row: Some(row) })
     }
 
     #[inline(always)]
@@ -165,22 +163,14 @@ impl<'a, Y: Scalar> TileTask<'a, Y> {
                     c_row: 2 * SUMS,
                     c_column: SUMS,
                     begins: part.begins,
-                    ahead: if column == 0 {
-                        left.ahead((row + 2) * SIDE, block.filled())
-                    } else {
-                        Ahead::NONE
-                    },
+                    ahead: if column == 0 { left.ahead(row + 2, block.filled()) } else { Ahead::NONE },
                 };
                 let end = self.columns.len() - column * SIDE;
                 let first = source.first + self.columns.start + column * SIDE;
                 let whole_lines = part.ends && !source.exchanged && end >= 2 * SIDE;
                 if whole_lines {
-                    self.target.prefetch(
-                        s,
-                        self.rows.start + row * SIDE
-                            ..(self.rows.start + (row + rows) * SIDE).min(self.rows.end),
-                        first,
-                    );
+                    let begin = self.rows.start + row * SIDE;
+                    self.target.prefetch(s, begin..self.rows.end.min(begin + rows * SIDE), first);
                 }
                 // SAFETY: `rows` and `columns` strips lie before the ends of both slices, four tiles of sums in theirs;
                 // the unit was made ready for the task.

@@ -4,28 +4,39 @@
 use half::bf16;
 
 /// Numbers in a line of the cache.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units ask
 const LINE: usize = 32;
 
 /// Rows of so many lines of the cache each. Nothing is read, so it does not matter where they lie.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units ask
 pub(crate) struct Ahead {
-    pub at: *const bf16,
+    at: *const bf16,
     /// Numbers from one row to the next.
-    pub row: usize,
-    pub rows: usize,
-    pub lines: usize,
+    row: usize,
+    rows: usize,
+    lines: usize,
 }
 
 impl Ahead {
     /// Nothing.
     pub(crate) const NONE: Self = Self { at: std::ptr::null(), row: 0, rows: 0, lines: 0 };
 
+    /// `rows` rows of `len` numbers, the first at `at`, `row` numbers from one to the next.
+    pub(crate) fn new(at: *const bf16, row: usize, rows: usize, len: usize) -> Self {
+        Self { at, row, rows, lines: len.div_ceil(LINE) }
+    }
+
+    /// Whether there is nothing to ask for.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units ask
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
     /// Part `index` of `parts`.
     #[inline(always)]
     pub(crate) fn part(self, index: usize, parts: usize) -> Self {
-        if self.rows == 0 {
+        if self.is_empty() {
             return self;
         }
         let share = self.rows.div_ceil(parts.max(1));
@@ -52,7 +63,7 @@ mod tests {
     fn parts_ask_for_every_line_once() {
         let memory = [bf16::ZERO; 7 * 100];
         for parts in 1..12 {
-            let all = Ahead { at: memory.as_ptr(), row: 100, rows: 7, lines: 3 };
+            let all = Ahead::new(memory.as_ptr(), 100, 7, 2 * LINE + 5);
             let asked = std::cell::RefCell::new(Vec::new());
             for index in 0..parts {
                 all.part(index, parts).ask(|at| asked.borrow_mut().push(at));

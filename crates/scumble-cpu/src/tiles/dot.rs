@@ -44,11 +44,11 @@ unsafe impl TileUnit for Dot {
     unsafe fn block(self, rows: usize, columns: usize, at: &Strips) {
         // SAFETY: the caller's promise.
         unsafe {
-            match (at.a_row == DEPTH, at.ahead.rows > 0) {
-                (true, false) => block::<true, false>(rows, columns, at),
-                (true, true) => block::<true, true>(rows, columns, at),
-                (false, false) => block::<false, false>(rows, columns, at),
-                (false, true) => block::<false, true>(rows, columns, at),
+            match (at.a_row, at.ahead.is_empty()) {
+                (None, true) => block::<true, false>(rows, columns, at, DEPTH),
+                (None, false) => block::<true, true>(rows, columns, at, DEPTH),
+                (Some(a_row), true) => block::<false, false>(rows, columns, at, a_row),
+                (Some(a_row), false) => block::<false, true>(rows, columns, at, a_row),
             }
         }
     }
@@ -59,7 +59,7 @@ unsafe impl TileUnit for Dot {
 /// # Safety
 /// As there; the machine must have the features.
 #[inline(always)]
-unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize, at: &Strips) {
+unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize, at: &Strips, a_row: usize) {
     for row in 0..rows {
         let ahead = if ASKS { at.ahead.part(row, rows) } else { Ahead::NONE };
         let at = at.from(row, 0);
@@ -68,18 +68,8 @@ unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize
             let halves = if at.a_rows > SIDE / 2 { 2 } else { 1 };
             if columns == 1 {
                 match halves {
-                    1 => {
-                        sums::<8, 1, TILED, ASKS>(at.a, at.a_row, [at.b], at.depth, [at.c], at.begins, &ahead)
-                    }
-                    _ => sums::<16, 1, TILED, ASKS>(
-                        at.a,
-                        at.a_row,
-                        [at.b],
-                        at.depth,
-                        [at.c],
-                        at.begins,
-                        &ahead,
-                    ),
+                    1 => sums::<8, 1, TILED, ASKS>(at.a, a_row, [at.b], at.depth, [at.c], at.begins, &ahead),
+                    _ => sums::<16, 1, TILED, ASKS>(at.a, a_row, [at.b], at.depth, [at.c], at.begins, &ahead),
                 }
                 continue;
             }
@@ -87,8 +77,8 @@ unsafe fn block<const TILED: bool, const ASKS: bool>(rows: usize, columns: usize
             for half in 0..halves {
                 let c = [at.c, at.c.wrapping_add(at.c_column)].map(|c| c.wrapping_add(half * SUMS / 2));
                 let ahead = if ASKS { ahead.part(half, halves) } else { Ahead::NONE };
-                let a = at.a.wrapping_add(half * SIDE / 2 * at.a_row);
-                sums::<8, 2, TILED, ASKS>(a, at.a_row, b, at.depth, c, at.begins, &ahead);
+                let a = at.a.wrapping_add(half * SIDE / 2 * a_row);
+                sums::<8, 2, TILED, ASKS>(a, a_row, b, at.depth, c, at.begins, &ahead);
             }
         }
     }

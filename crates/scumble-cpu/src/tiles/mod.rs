@@ -66,10 +66,10 @@ pub(crate) struct Strips {
     /// First tile of the left operand; the next strip begins `a_strip` numbers later.
     pub a: *const bf16,
     pub a_strip: usize,
-    /// [`DEPTH`] in tiles. Where a unit [reads rows](TileUnit::READS_ROWS), they may also lie as they are, each `depth`
-    /// long: this many numbers from one to the next.
+    /// Where left rows are not in tiles but lie as they are, each `depth` long, which a unit may
+    /// [read](TileUnit::READS_ROWS): numbers from one to the next.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only those units read rows
-    pub a_row: usize,
+    pub a_row: Option<usize>,
     /// Rows of interest, counted from the first strip: a unit may leave the sums of those behind them as they are.
     pub a_rows: usize,
     /// First tile of the right operand, likewise.

@@ -23,7 +23,7 @@ pub(crate) fn agrees<U: TileUnit>(unit: U) -> bool {
             let at = |c: &mut [f32]| Strips {
                 a: a.as_ptr(),
                 a_strip: STEPS * TILE,
-                a_row: DEPTH,
+                a_row: None,
                 a_rows: rows * SIDE,
                 b: b.as_ptr(),
                 b_strip: STEPS * TILE,

@@ -372,6 +372,7 @@ mod tests {
             for along in [Along::Depth, Along::Outer] {
                 // One task has all squares: several parts of the depth, tails on every side.
                 check(tier, (1, [8, 8], 128, 128, [-1, -1], [8, 8]), along, SHARED_NUMBERS);
+                check(tier, (1, [8, 8], 160, 144, [-1, -1], [8, 8]), along, SHARED_NUMBERS);
                 check(tier, (1, [9, 7], 200, 131, [-1, -1], [9, 7]), along, SHARED_NUMBERS);
                 check(tier, (3, [3, 5], 353, 140, [0, -2], [4, 6]), along, SHARED_NUMBERS);
                 // Several tasks, with all weights at once and in pieces.

@@ -156,7 +156,7 @@ impl<Y: Scalar> Task<'_, Y> {
                 let strips_of = Strips {
                     a: left.as_ptr(),
                     a_strip: depth_tiles * TILE,
-                    a_row: DEPTH,
+                    a_row: None,
                     a_rows: self.squares.len(),
                     b: right.as_ptr(),
                     b_strip: layout.strip,

@@ -31,14 +31,13 @@ pub(super) struct Taps<'a> {
 }
 
 /// At most a tile of depth of at most two strips.
-#[derive(Clone)]
 struct Piece {
     depths: Range<usize>,
     columns: Range<usize>,
 }
 
 impl Taps<'_> {
-    /// Where runs lie, and the part of them.
+    /// Which runs, and which part of them.
     #[inline(always)]
     fn majors<'p>(&self, piece: &'p Piece) -> [&'p Range<usize>; 2] {
         match self.along {
@@ -55,10 +54,11 @@ impl Taps<'_> {
             let start = self.offsets[tap] + (majors.start + index) * self.stride + minors.start;
             &self.data[start..start + minors.len()]
         };
-        let whole = piece.depths.len() == DEPTH && piece.columns.len() == COLUMNS;
+        let whole = piece.depths.len() == DEPTH && piece.columns.len().is_multiple_of(SIDE);
+        let strips = piece.columns.len().div_ceil(SIDE);
         match self.along {
             Along::Depth if whole => {
-                for (strip, to) in to.iter_mut().enumerate() {
+                for (strip, to) in to.iter_mut().enumerate().take(strips) {
                     let rows = std::array::from_fn(|row| run(strip * SIDE + row).as_ptr());
                     // SAFETY: each run has a tile's depth, `to` is a tile.
                     unsafe { s.turn_pairs(&rows, to.as_mut_ptr()) };
@@ -67,9 +67,9 @@ impl Taps<'_> {
             Along::Outer if whole => {
                 for pair in 0..DEPTH / 2 {
                     let (even, odd) = (run(2 * pair).as_ptr(), run(2 * pair + 1).as_ptr());
-                    for (strip, to) in to.iter_mut().enumerate() {
+                    for (strip, to) in to.iter_mut().enumerate().take(strips) {
                         let (even, odd) = (even.wrapping_add(strip * SIDE), odd.wrapping_add(strip * SIDE));
-                        // SAFETY: both runs have two strips' columns, and a tile has as many pairs of depths.
+                        // SAFETY: both runs have the strips' columns, and a tile has as many pairs of depths.
                         unsafe { s.interleave(even, odd, to[pair * DEPTH..][..DEPTH].as_mut_ptr()) };
                     }
                 }
@@ -105,12 +105,8 @@ impl Taps<'_> {
         if minors.is_empty() {
             return Ahead::NONE;
         }
-        Ahead {
-            at: self.data.as_ptr().wrapping_add(majors.start * self.stride + minors.start),
-            row: self.stride / TAPS,
-            rows: majors.len() * TAPS,
-            lines: minors.len().div_ceil(DEPTH),
-        }
+        let at = self.data.as_ptr().wrapping_add(majors.start * self.stride + minors.start);
+        Ahead::new(at, self.stride / TAPS, majors.len() * TAPS, minors.len())
     }
 }
 
