@@ -15,13 +15,16 @@ use crate::pool::SharedMut;
 use crate::reduce::{column_sums, piece_rows};
 use crate::simd::{Kernel, Scalar, Simd, with_scalar};
 
-/// Sum over a row of `vector(range)`, whose unused lanes must be 0: whole vectors in four chains, then the rest.
+/// Sum over a row of `vector(range)`, whose unused lanes must be 0, in four chains; the last ranges may be empty.
 #[inline(always)]
 fn row_sum<S: Simd>(s: S, c: usize, vector: impl Fn(std::ops::Range<usize>) -> S::V) -> f32 {
     let mut sums = [s.splat(0.0); 4];
-    for (chain, at) in (0..c).step_by(S::LANES).enumerate() {
-        let value = vector(at..(at + S::LANES).min(c));
-        sums[chain % 4] = s.add(sums[chain % 4], value);
+    for first in (0..c).step_by(4 * S::LANES) {
+        // By iterating: chains that are looked up by a running number go through memory.
+        for (chain, sum) in sums.iter_mut().enumerate() {
+            let at = first + chain * S::LANES;
+            *sum = s.add(*sum, vector(at.min(c)..(at + S::LANES).min(c)));
+        }
     }
     s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }

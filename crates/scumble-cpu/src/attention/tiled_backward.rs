@@ -233,21 +233,25 @@ impl Kernel for AddParts<'_> {
         let width_strips = sizes.width.div_ceil(SIDE);
         let part = self.problem.padded * width_strips * SIDE;
         let scale = s.splat(self.problem.scale);
-        for (index, to) in self.d_q.chunks_exact_mut(sizes.heads * sizes.width).enumerate() {
-            let line = self.first + index;
-            let (batch, query) = (line / sizes.queries, line % sizes.queries);
-            for (head, to) in to.chunks_exact_mut(sizes.width).enumerate() {
+        let model = sizes.heads * sizes.width;
+        // Tile by tile: a line across all heads would find its numbers on few lines of the cache.
+        for (head, strip) in
+            (0..sizes.heads).flat_map(|head| (0..width_strips).map(move |strip| (head, strip)))
+        {
+            let column = head * sizes.width + strip * SIDE;
+            let count = SIDE.min(sizes.width - strip * SIDE);
+            for (index, to) in self.d_q.chunks_exact_mut(model).enumerate() {
+                let (batch, query) =
+                    ((self.first + index) / sizes.queries, (self.first + index) % sizes.queries);
                 let first = (batch * sizes.heads + head) * self.ranges * part;
-                for (strip, to) in to.chunks_mut(SIDE).enumerate() {
-                    let at = first + (query / SIDE * width_strips + strip) * SUMS + query % SIDE * SIDE;
-                    for (lane, to) in to.chunks_mut(S::LANES).enumerate() {
-                        let at = at + lane * S::LANES;
-                        let mut sum = s.read(&self.parts[at..][..S::LANES]);
-                        for range in 1..self.ranges {
-                            sum = s.add(sum, s.read(&self.parts[at + range * part..][..S::LANES]));
-                        }
-                        bf16::write(s, to, s.mul(sum, scale));
+                let at = first + (query / SIDE * width_strips + strip) * SUMS + query % SIDE * SIDE;
+                for (lane, to) in to[column..][..count].chunks_mut(S::LANES).enumerate() {
+                    let at = at + lane * S::LANES;
+                    let mut sum = s.read(&self.parts[at..][..S::LANES]);
+                    for range in 1..self.ranges {
+                        sum = s.add(sum, s.read(&self.parts[at + range * part..][..S::LANES]));
                     }
+                    bf16::write(s, to, s.mul(sum, scale));
                 }
             }
         }
@@ -267,7 +271,7 @@ struct Range<'a> {
 
 /// The scratch of one panel of keys.
 struct Tiles<'a> {
-    /// Tiles `[query strip][key strip]` of two strips of queries, which stay in the first-level cache.
+    /// Tiles `[query strip][key strip]` of a square, which stay in the first-level cache.
     scores: &'a mut [f32],
     d_p: &'a mut [f32],
     /// Right: strips of keys, pairs of queries.
@@ -282,13 +286,13 @@ struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     fn floats(s: &Sizes) -> usize {
-        2 * PAIR * SIDE * PANEL + 3 * PANEL * PANEL / 2 + 2 * s.width.next_multiple_of(SIDE) * PANEL
+        2 * PAIR * PAIR * SUMS + 3 * PANEL * PANEL / 2 + 2 * s.width.next_multiple_of(SIDE) * PANEL
     }
 
     fn new(s: &Sizes, scratch: &'a mut [f32]) -> Self {
         let square = PANEL * PANEL;
-        let (scores, rest) = scratch.split_at_mut(PAIR * SIDE * PANEL);
-        let (d_p, rest) = rest.split_at_mut(PAIR * SIDE * PANEL);
+        let (scores, rest) = scratch.split_at_mut(PAIR * PAIR * SUMS);
+        let (d_p, rest) = rest.split_at_mut(PAIR * PAIR * SUMS);
         let (p, rest) = rest.split_at_mut(square / 2);
         let (d_scores, rest) = rest.split_at_mut(square / 2);
         let (d_score_rows, rest) = rest.split_at_mut(square / 2);
@@ -314,6 +318,13 @@ struct At {
     queries: usize,
     /// Whether these are the panel of keys' first queries.
     begins: bool,
+}
+
+/// Two strips of queries and two of keys: the first of each, counted from the panels'.
+#[derive(Clone, Copy)]
+struct Square {
+    query: usize,
+    key: usize,
 }
 
 impl TileKernel for Range<'_> {
@@ -346,9 +357,11 @@ impl Range<'_> {
         for query in (begin..sizes.queries).step_by(PANEL) {
             let queries = PANEL.min(sizes.queries - query);
             let at = At { key, keys, query, queries, begins: query == begin };
-            for first in (0..queries.div_ceil(SIDE)).step_by(PAIR) {
-                self.scores(unit, tiles, at, first);
-                self.weigh(s, tiles, at, first);
+            for query in (0..queries.div_ceil(SIDE)).step_by(PAIR) {
+                for key in (0..keys.div_ceil(SIDE)).step_by(PAIR) {
+                    self.scores(unit, tiles, at, Square { query, key });
+                    self.weigh(s, tiles, at, Square { query, key });
+                }
             }
             self.accumulate(unit, tiles, at);
         }
@@ -365,49 +378,49 @@ impl Range<'_> {
         }
     }
 
-    /// Scores and the gradient of the weights for a panel of keys and two strips of queries from `first` on.
+    /// Scores and the gradient of the weights for a square.
     #[inline(always)]
-    fn scores<U: TileUnit>(&self, unit: U, tiles: &mut Tiles<'_>, at: At, first: usize) {
+    fn scores<U: TileUnit>(&self, unit: U, tiles: &mut Tiles<'_>, at: At, square: Square) {
         let problem = self.p;
-        let rows = (at.queries.div_ceil(SIDE) - first).min(PAIR);
+        let rows = (at.queries.div_ceil(SIDE) - square.query).min(PAIR);
+        let columns = (at.keys.div_ceil(SIDE) - square.key).min(PAIR);
         for (left, right, to) in [
             (&problem.queries, &problem.keys, &mut *tiles.scores),
             (&problem.upstream, &problem.values, &mut *tiles.d_p),
         ] {
             let strips = Strips {
-                a: left.of(self.head)[(at.query / SIDE + first) * left.strip..].as_ptr(),
+                a: left.of(self.head)[(at.query / SIDE + square.query) * left.strip..].as_ptr(),
                 a_strip: left.strip,
                 a_row: None,
-                a_rows: at.queries - first * SIDE,
-                b: right.of(self.head)[at.key / SIDE * right.strip..].as_ptr(),
+                a_rows: at.queries - square.query * SIDE,
+                b: right.of(self.head)[(at.key / SIDE + square.key) * right.strip..].as_ptr(),
                 b_strip: right.strip,
                 depth: problem.s.width,
                 c: to.as_mut_ptr(),
-                c_row: PANEL_STRIPS * SUMS,
+                c_row: PAIR * SUMS,
                 c_column: SUMS,
                 begins: true,
                 ahead: Ahead::NONE,
             };
-            // SAFETY: both heads have strips for these queries and keys, equally deep; there are sums for a panel of keys
-            // and a pair.
-            unsafe { unit.grid(rows, at.keys.div_ceil(SIDE), &strips) };
+            // SAFETY: both heads have strips for these queries and keys, equally deep; there are sums for a square.
+            unsafe { unit.block(rows, columns, &strips) };
         }
     }
 
-    /// `p` and `ds` from the scores of strips from `begin` on, rounded and packed: tile by tile of 16 queries and 16 keys.
+    /// `p` and `ds` from the scores of a square, rounded and packed: tile by tile of 16 queries and 16 keys.
     #[inline(always)]
-    fn weigh<S: Simd>(&self, s: S, tiles: &mut Tiles<'_>, at: At, begin: usize) {
+    fn weigh<S: Simd>(&self, s: S, tiles: &mut Tiles<'_>, at: At, square: Square) {
         let problem = self.p;
         let factor = problem.scale * std::f32::consts::LOG2_E;
         let first = self.head * problem.padded + at.query;
         let (lse, dots) = (&problem.lse[first..first + PANEL], &problem.dots[first..first + PANEL]);
         let key_strips = at.keys.div_ceil(SIDE);
-        for row in begin..begin + PAIR {
-            for strip in 0..key_strips {
-                let sums = ((row - begin) * PANEL_STRIPS + strip) * SUMS;
+        for row in square.query..square.query + PAIR {
+            for strip in square.key..(square.key + PAIR).min(key_strips) {
+                let sums = ((row - square.query) * PAIR + strip - square.key) * SUMS;
                 let pairs = strip * (PANEL / DEPTH) * TILE + row * SUMS;
                 let query = row * SIDE;
-                Weigh {
+                let tile = Weigh {
                     scores: &tiles.scores[sums..][..SUMS],
                     d_p: &tiles.d_p[sums..][..SUMS],
                     lse: &lse[query..][..SIDE],
@@ -417,13 +430,18 @@ impl Range<'_> {
                     d_scores: &mut tiles.d_scores[pairs..][..SUMS],
                     rows: &mut tiles.d_score_rows[(row * (PANEL / DEPTH) + strip / 2) * TILE..][..TILE],
                     half: strip % 2,
+                };
+                // Later queries see no less.
+                if query + SIDE <= at.queries && self.seen(at, query, strip) == SIDE {
+                    tile.run(s, |_| SIDE);
+                } else {
+                    tile.run(s, |line| {
+                        if query + line < at.queries { self.seen(at, query + line, strip) } else { 0 }
+                    });
                 }
-                .run(s, |line| {
-                    if query + line < at.queries { self.seen(at, query + line, strip) } else { 0 }
-                });
             }
             // Depths up to the end of the last tile.
-            if key_strips % 2 == 1 {
+            if key_strips % 2 == 1 && square.key + PAIR > key_strips {
                 let tile = &mut tiles.d_score_rows[(row * (PANEL / DEPTH) + key_strips / 2) * TILE..][..TILE];
                 tile.chunks_exact_mut(DEPTH).for_each(|line| line[SIDE..].fill(bf16::ZERO));
             }

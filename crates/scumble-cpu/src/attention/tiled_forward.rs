@@ -229,9 +229,11 @@ fn softmax<S: Simd>(
         // Four chains of maxima hide their latency.
         let mut highest = [s.splat(MASKED); 4];
         for tile in 0..keys.div_ceil(SIDE) {
-            let lines = score_tile(scores, tile, strip).chunks_exact(SIDE).take(keys - tile * SIDE);
-            for (key, line) in lines.enumerate() {
-                highest[key % 4] = s.max(highest[key % 4], s.read(&line[lane..][..S::LANES]));
+            let lines = &score_tile(scores, tile, strip)[..SIDE * SIDE.min(keys - tile * SIDE)];
+            for lines in lines.chunks(4 * SIDE) {
+                for (highest, line) in highest.iter_mut().zip(lines.chunks_exact(SIDE)) {
+                    *highest = s.max(*highest, s.read(&line[lane..][..S::LANES]));
+                }
             }
         }
         let highest = s.max(s.max(highest[0], highest[1]), s.max(highest[2], highest[3]));
@@ -241,26 +243,44 @@ fn softmax<S: Simd>(
         let negated = s.sub(s.splat(0.0), most);
         let mut total = [s.mul(s.read(&seen.total[at..][..S::LANES]), shrunk), s.splat(0.0)];
         for tile in 0..keys.next_multiple_of(DEPTH) / SIDE {
-            let to = p[tile * SIDE * SIDE..][..SIDE * SIDE].chunks_exact_mut(2 * SIDE);
-            let pairs = score_tile(scores, tile, strip).chunks_exact(2 * SIDE).zip(to);
-            for (pair, (lines, to)) in pairs.enumerate() {
-                let present = keys.saturating_sub(tile * SIDE + 2 * pair);
-                let mut values = [s.splat(0.0); 2];
-                if present >= 1 {
-                    values[0] = exponential(s, &lines[lane..], factor, negated);
-                    total[0] = s.add(total[0], values[0]);
-                }
-                if present >= 2 {
-                    values[1] = exponential(s, &lines[SIDE + lane..], factor, negated);
-                    total[1] = s.add(total[1], values[1]);
-                }
-                // SAFETY: room for a register's pairs.
-                unsafe { s.store_pairs(to[2 * lane..][..2 * S::LANES].as_mut_ptr(), values[0], values[1]) };
+            let to = &mut p[tile * SUMS..][..SUMS];
+            let lines = score_tile(scores, tile, strip);
+            let base = [factor, negated];
+            if keys >= (tile + 1) * SIDE {
+                exponentials(s, lines, lane, base, |_| 2, &mut total, to);
+            } else {
+                let present = |pair| keys.saturating_sub(tile * SIDE + 2 * pair);
+                exponentials(s, lines, lane, base, present, &mut total, to);
             }
         }
         s.write(&mut seen.most[at..][..S::LANES], most);
         s.write(&mut seen.total[at..][..S::LANES], s.add(total[0], total[1]));
         s.write(&mut shrink[lane..][..S::LANES], shrunk);
+    }
+}
+
+/// Exponentials of 16 keys' scores, rounded as pairs of keys and added to the totals of even and odd ones; `present` tells how
+/// many keys of a pair there are.
+#[inline(always)]
+fn exponentials<S: Simd>(
+    s: S,
+    lines: &[f32],
+    lane: usize,
+    [factor, negated]: [S::V; 2],
+    present: impl Fn(usize) -> usize,
+    total: &mut [S::V; 2],
+    to: &mut [bf16],
+) {
+    for (pair, (lines, to)) in lines.chunks_exact(2 * SIDE).zip(to.chunks_exact_mut(2 * SIDE)).enumerate() {
+        let mut values = [s.splat(0.0); 2];
+        for half in 0..2 {
+            if present(pair) > half {
+                values[half] = exponential(s, &lines[half * SIDE + lane..], factor, negated);
+                total[half] = s.add(total[half], values[half]);
+            }
+        }
+        // SAFETY: room for a register's pairs.
+        unsafe { s.store_pairs(to[2 * lane..][..2 * S::LANES].as_mut_ptr(), values[0], values[1]) };
     }
 }
 
