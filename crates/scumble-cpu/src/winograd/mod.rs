@@ -6,11 +6,14 @@
 //! ```text
 //!   y = A' [ sum over channels of (G g G') * (B' d B) ] A          16 multiplications instead of 36
 //!
-//!        1  0 -1  0           1   0   0
-//!   B' = 0  1  1  0     G  =  1/2 1/2 1/2     A' = 1  1  1  0
-//!        0 -1  1  0           1/2-1/2 1/2          0  1 -1 -1
-//!        0  1  0 -1           0   0   1
+//!        1  0 -1  0           1  0  0
+//!   B' = 0  1  1  0     G  =  1  1  1     A' = 1 1/2 1/2 0
+//!        0 -1  1  0           1 -1  1          0 1/2-1/2 1
+//!        0 -1  0  1           0  0  1
 //! ```
+//!
+//! Against the usual form, the halves of `G` are in `A'`, which has fewer numbers to bring there, and the last position has the
+//! other sign on both sides. A power of two rounds nothing.
 //!
 //! So each position is a product of matrices: squares x channels times channels x outputs. Sources: S. Winograd,
 //! "Arithmetic complexity of computations", 1980; A. Lavin and S. Gray, "Fast algorithms for convolutional neural

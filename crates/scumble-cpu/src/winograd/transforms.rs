@@ -13,31 +13,40 @@ pub(super) fn picture<S: Simd>(s: S, d: &mut [S::V; POSITIONS]) {
         d[first] = s.sub(line[0], line[2]);
         d[first + step] = s.add(line[1], line[2]);
         d[first + 2 * step] = s.sub(line[2], line[1]);
-        d[first + 3 * step] = s.sub(line[1], line[3]);
+        d[first + 3 * step] = s.sub(line[3], line[1]);
     }
 }
 
 /// `G` times three numbers.
 #[inline(always)]
 fn weights_line<S: Simd>(s: S, [a, b, c]: [S::V; 3]) -> [S::V; 4] {
-    let half = s.splat(0.5);
-    let (ends, middle) = (s.mul(s.add(a, c), half), s.mul(b, half));
-    [a, s.add(ends, middle), s.sub(ends, middle), c]
+    let ends = s.add(a, c);
+    [a, s.add(ends, b), s.sub(ends, b), c]
 }
 
-/// `G g G'`, row after row.
+/// `G g`: for each of four lines its three numbers.
 #[inline(always)]
-pub(super) fn weights<S: Simd>(s: S, g: &[S::V; 9]) -> [S::V; POSITIONS] {
-    let mut to = [s.splat(0.0); POSITIONS];
+fn weights_down<S: Simd>(s: S, g: &[S::V; 9]) -> [[S::V; 3]; 4] {
+    let mut to = [[s.splat(0.0); 3]; 4];
     for x in 0..3 {
         let line = weights_line(s, [g[x], g[3 + x], g[6 + x]]);
-        for (y, value) in line.into_iter().enumerate() {
-            to[4 * y + x] = value;
+        for (to, value) in to.iter_mut().zip(line) {
+            to[x] = value;
         }
     }
-    for y in 0..4 {
-        let line = weights_line(s, [to[4 * y], to[4 * y + 1], to[4 * y + 2]]);
-        to[4 * y..4 * y + 4].copy_from_slice(&line);
+    to
+}
+
+/// `G g G'` of two registers, row after row.
+#[inline(always)]
+pub(super) fn weights<S: Simd>(s: S, [g, h]: [&[S::V; 9]; 2]) -> [[S::V; 2]; POSITIONS] {
+    let (g, h) = (weights_down(s, g), weights_down(s, h));
+    let mut to = [[s.splat(0.0); 2]; POSITIONS];
+    for (to, (g, h)) in to.chunks_exact_mut(4).zip(g.into_iter().zip(h)) {
+        let (g, h) = (weights_line(s, g), weights_line(s, h));
+        for (to, (g, h)) in to.iter_mut().zip(g.into_iter().zip(h)) {
+            *to = [g, h];
+        }
     }
     to
 }
@@ -45,7 +54,8 @@ pub(super) fn weights<S: Simd>(s: S, g: &[S::V; 9]) -> [S::V; POSITIONS] {
 /// `A'` times four numbers.
 #[inline(always)]
 fn sums_line<S: Simd>(s: S, [a, b, c, d]: [S::V; 4]) -> [S::V; 2] {
-    [s.add(s.add(a, b), c), s.sub(s.sub(b, c), d)]
+    let half = s.splat(0.5);
+    [s.fma(s.add(b, c), half, a), s.fma(s.sub(b, c), half, d)]
 }
 
 /// `A' m A`, row after row.
