@@ -36,8 +36,32 @@ pub struct MatMul<'a> {
     pub bias: Option<&'a Tensor>,
     /// `[m, n]`, added.
     pub add: Option<&'a Tensor>,
+    /// Added, and summed with the product before anything is rounded.
+    pub low_rank: Option<LowRank<'a>>,
     /// Element type of the result.
     pub out: DType,
+}
+
+/// A second product of little depth: what a low-rank branch adds to a layer's product. Its operands have the element type
+/// of the first one's.
+#[derive(Clone, Copy)]
+pub struct LowRank<'a> {
+    /// `[m, r]`.
+    pub left: &'a Tensor,
+    /// `[r, n]`, or `[n, r]` when transposed.
+    pub right: &'a Tensor,
+    /// Whether to use `right` transposed.
+    pub right_transposed: bool,
+    /// Factor of this product.
+    pub factor: f32,
+}
+
+impl<'a> LowRank<'a> {
+    /// As a product of its own.
+    pub fn product(self) -> MatMul<'a> {
+        let Self { left, right, right_transposed, factor } = self;
+        MatMul { alpha: factor, b_transposed: right_transposed, ..MatMul::nt(left, right) }
+    }
 }
 
 impl<'a> MatMul<'a> {
@@ -51,6 +75,7 @@ impl<'a> MatMul<'a> {
             alpha: 1.0,
             bias: None,
             add: None,
+            low_rank: None,
             out: a.dtype(),
         }
     }
@@ -82,6 +107,11 @@ impl<'a> MatMul<'a> {
         }
         if let Some(add) = self.add {
             fits("add", add.numel() == m * n, format!("[{m}, {n}]"), add)?;
+        }
+        if let Some(low_rank) = self.low_rank {
+            let [rows, _, columns] = low_rank.product().sizes()?;
+            fits("the low-rank left operand", rows == m, format!("[{m}, r]"), low_rank.left)?;
+            fits("the low-rank right operand", columns == n, format!("r times {n}"), low_rank.right)?;
         }
         Ok([m, k, n])
     }

@@ -32,7 +32,7 @@ use scumble_tensor::Result;
 
 use crate::engine::{Engine, Scratch};
 use crate::pool::SharedMut;
-use crate::simd::Scalar;
+use crate::simd::{Scalar, Simd};
 use kernel::ROWS;
 use operand::{Along, Block, Operand, blocks};
 use tile::{RowsTask, Source};
@@ -80,12 +80,50 @@ pub(crate) struct Output<'a, Y> {
     pub bias: Option<&'a [f32]>,
     /// Laid out as `data`.
     pub add: Option<&'a [Y]>,
+    /// Added before rounding.
+    pub low_rank: Option<LowRank<'a>>,
+}
+
+/// A second product of little depth, in f32, its factor within.
+#[derive(Clone, Copy)]
+pub(crate) struct LowRank<'a> {
+    pub rank: usize,
+    /// Columns of the result.
+    pub columns: usize,
+    /// `[line, rank]`.
+    pub left: &'a [f32],
+    /// `[rank, columns]`.
+    pub right: &'a [f32],
+}
+
+impl LowRank<'_> {
+    /// `value` and what belongs to a register of a line: columns `first, count`.
+    #[inline(always)]
+    pub(crate) fn add_to<S: Simd>(
+        &self,
+        s: S,
+        mut value: S::V,
+        line: usize,
+        [first, count]: [usize; 2],
+    ) -> S::V {
+        let left = &self.left[line * self.rank..][..self.rank];
+        for (&factor, right) in left.iter().zip(self.right.chunks_exact(self.columns)) {
+            value = s.fma(s.splat(factor), s.read(&right[first..][..count]), value);
+        }
+        value
+    }
+
+    /// What belongs to one element.
+    fn at(&self, line: usize, column: usize) -> f32 {
+        let left = &self.left[line * self.rank..][..self.rank];
+        left.iter().zip(self.right.iter().skip(column).step_by(self.columns)).map(|(l, r)| l * r).sum()
+    }
 }
 
 impl<'a, Y> Output<'a, Y> {
     /// A whole matrix of `stride` columns, the product alone.
     pub(crate) fn plain(data: &'a mut [Y], stride: usize) -> Self {
-        Self { data, stride, rows: RowMap::Identity, alpha: 1.0, bias: None, add: None }
+        Self { data, stride, rows: RowMap::Identity, alpha: 1.0, bias: None, add: None, low_rank: None }
     }
 }
 
@@ -139,7 +177,8 @@ fn transposed<E: Scalar, Y: Scalar>(
             for (index, (to, column)) in line.iter_mut().zip(columns.clone()).enumerate() {
                 let bias = out.bias.map_or(0.0, |bias| bias[column]);
                 let add = out.add.map_or(0.0, |add| add[at + index].widen());
-                *to = Y::narrow(out.alpha * turned[column * m + row] + bias + add);
+                let low_rank = out.low_rank.map_or(0.0, |low_rank| low_rank.at(out.rows.line(row), column));
+                *to = Y::narrow(out.alpha * turned[column * m + row] + low_rank + bias + add);
             }
         }
     });
@@ -196,6 +235,7 @@ fn direct<E: Scalar, Y: Scalar>(
                 alpha: out.alpha,
                 bias: out.bias,
                 add: out.add,
+                low_rank: out.low_rank,
                 // SAFETY: no two tasks run as the same worker at once.
                 strips: unsafe { strips.of(worker) },
             });

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Output, RowMap};
+use super::{LowRank, Output, RowMap};
 use crate::pool::SharedMut;
 use crate::simd::{Scalar, Simd};
 use crate::tiles::SIDE;
@@ -15,12 +15,13 @@ pub(crate) struct Target<'a, Y> {
     alpha: f32,
     bias: Option<&'a [f32]>,
     add: Option<&'a [Y]>,
+    low_rank: Option<LowRank<'a>>,
 }
 
 impl<'a, Y> Target<'a, Y> {
     pub(crate) fn new(out: Output<'a, Y>) -> Self {
-        let Output { data, stride, rows, alpha, bias, add } = out;
-        Self { data: SharedMut::new(data), stride, map: rows, alpha, bias, add }
+        let Output { data, stride, rows, alpha, bias, add, low_rank } = out;
+        Self { data: SharedMut::new(data), stride, map: rows, alpha, bias, add, low_rank }
     }
 
     /// Line of the result that a row of the product is.
@@ -38,6 +39,9 @@ impl<Y: Scalar> Target<'_, Y> {
         let bias = self.bias.map_or(s.splat(0.0), |bias| s.read(&bias[first..][..count]));
         let mut value = s.fma(sums, s.splat(self.alpha), bias);
         let start = line * self.stride + first;
+        if let Some(low_rank) = self.low_rank {
+            value = low_rank.add_to(s, value, line, [first, count]);
+        }
         if let Some(add) = self.add {
             value = s.add(value, Y::read(s, &add[start..][..count]));
         }
@@ -70,11 +74,17 @@ impl<Y: Scalar> Target<'_, Y> {
                 None => s.splat(0.0),
             });
             for index in 0..rows {
-                let start = self.line(row + index) * self.stride + column + first;
+                let line = self.line(row + index);
+                let start = line * self.stride + column + first;
                 let mut values = [bias[0]; 2];
                 for ((value, bias), at) in values.iter_mut().zip(bias).zip(halves) {
                     let sums = &tiles[at / SIDE][index * SIDE + at % SIDE..][..S::LANES];
                     *value = s.fma(s.read(sums), alpha, bias);
+                }
+                if let Some(low_rank) = self.low_rank {
+                    for (value, at) in values.iter_mut().zip(halves) {
+                        *value = low_rank.add_to(s, *value, line, [column + at, S::LANES]);
+                    }
                 }
                 if let Some(add) = self.add {
                     let (low, high) = add[start..][..2 * S::LANES].split_at(S::LANES);

@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-use super::RowMap;
 use super::kernel::{Acc, ROWS, multiply_rows, multiply_strip, with_vectors, zero};
 use super::operand::{Along, Block, Operand};
 use super::pack;
+use super::{LowRank, RowMap};
 use crate::pool::SharedMut;
 use crate::simd::{Kernel, Scalar, Simd};
 
@@ -39,6 +39,7 @@ pub(crate) struct RowsTask<'a, E, Y> {
     pub alpha: f32,
     pub bias: Option<&'a [f32]>,
     pub add: Option<&'a [Y]>,
+    pub low_rank: Option<LowRank<'a>>,
     pub strips: &'a mut [f32],
 }
 
@@ -125,14 +126,19 @@ impl<E: Scalar, Y: Scalar> RowsTask<'_, E, Y> {
             if r >= at.rows {
                 break;
             }
-            let start = self.map.line(at.first + r) * self.stride + at.column;
+            let index = self.map.line(at.first + r);
+            let start = index * self.stride + at.column;
             // SAFETY: tasks have rows and columns of their own.
             let line = unsafe { self.data.slice(start, at.present) };
             for (v, &sum) in sums.iter().enumerate() {
                 let to = &mut line[v * S::LANES..];
                 let mut value = s.mul(sum, alpha);
+                let columns = [at.column + v * S::LANES, to.len().min(S::LANES)];
+                if let Some(low_rank) = self.low_rank {
+                    value = low_rank.add_to(s, value, index, columns);
+                }
                 if let Some(bias) = self.bias {
-                    value = s.add(value, s.read(&bias[at.column + v * S::LANES..][..to.len().min(S::LANES)]));
+                    value = s.add(value, s.read(&bias[columns[0]..][..columns[1]]));
                 }
                 if let Some(add) = self.add {
                     value = s.add(value, Y::read(s, &add[start + v * S::LANES..][..to.len().min(S::LANES)]));

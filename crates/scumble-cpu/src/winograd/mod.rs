@@ -355,6 +355,7 @@ mod tests {
                 alpha: 0.5,
                 bias: Some(&bias),
                 add: Some(&add),
+                low_rank: None,
             };
             match winograd {
                 Some(winograd) => winograd.run(&engine, out),

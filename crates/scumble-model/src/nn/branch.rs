@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use scumble_tensor::backend::MatMul;
 use scumble_tensor::ops::conv2d::low_rank_conv;
 use scumble_tensor::ops::dropout::dropout;
-use scumble_tensor::ops::linear::low_rank;
+use scumble_tensor::ops::linear::{MOST_FUSED_RANK, low_rank};
 use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var, shape_error};
 
 use super::projection::{Kind, Projection};
@@ -34,11 +34,28 @@ pub trait Branch: Send + Sync {
         None
     }
 
+    /// Its factors, if all that it adds to a linear layer's output is their product on the layer's own input and they are
+    /// small: the first such branch is summed with the layer's product, and its [`Branch::forward`] is not called then.
+    fn factors(&self) -> Option<Factors<'_>> {
+        None
+    }
+
     /// What training can change.
     fn params(&self) -> Vec<Param>;
 
     /// The change of the base weight that does the same, f32 in the weight's memory layout: what folding adds.
     fn delta(&self, backend: &dyn Backend, projection: &Projection) -> Result<Tensor>;
+}
+
+/// `scale * up(down(x))`.
+#[derive(Clone, Copy)]
+pub struct Factors<'b> {
+    /// First factor, `[r, in]`.
+    pub down: &'b Param,
+    /// Second factor, `[out, r]`.
+    pub up: &'b Param,
+    /// Factor of their product.
+    pub scale: f32,
 }
 
 /// What is added to a projection's product.
@@ -186,6 +203,13 @@ impl Branch for LowRank {
             y = pair(tape, projection, &x, [&tape.param(down), &tape.param(up)], -scale, &y)?;
         }
         pair(tape, projection, &x, [&tape.param(&self.down), &tape.param(&self.up)], scale, &y)
+    }
+
+    fn factors(&self) -> Option<Factors<'_>> {
+        let scale = self.scale();
+        let plain = self.start.is_none() && self.dropout == 0.0 && scale != 0.0;
+        let plain = plain && self.rank() <= MOST_FUSED_RANK;
+        plain.then_some(Factors { down: &self.down, up: &self.up, scale })
     }
 
     fn params(&self) -> Vec<Param> {

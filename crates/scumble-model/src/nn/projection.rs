@@ -13,10 +13,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use scumble_tensor::backend::Conv2dSpec;
 use scumble_tensor::ops::conv2d::conv2d;
-use scumble_tensor::ops::linear::linear;
+use scumble_tensor::ops::linear;
 use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var, shape_error};
 
-use super::branch::{Addends, Branch};
+use super::branch::{Addends, Branch, Factors};
 use super::observe::Tap;
 
 /// What a projection computes.
@@ -145,25 +145,48 @@ impl Projection {
     fn compute(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {
         let bias = self.bias.as_ref().map(|bias| tape.param(bias));
         let branches = self.branches();
-        let mut y = match branches.iter().find_map(|branch| branch.rescaling()) {
-            None => self.product(tape, x, bias.as_ref(), add)?,
-            Some(branch) => {
+        let addends = Addends { bias: bias.as_ref(), residual: add };
+        let rescaling = branches.iter().find_map(|branch| branch.rescaling());
+        // The branch that a linear layer's product takes along.
+        let along = match (self.kind, rescaling) {
+            (Kind::Linear, None) => branches.iter().position(|branch| branch.factors().is_some()),
+            _ => None,
+        };
+        let mut y = match (rescaling, along.and_then(|at| branches[at].factors())) {
+            (Some(branch), _) => {
                 let product = self.product(tape, x, None, None)?;
-                let addends = Addends { bias: bias.as_ref(), residual: add };
                 branch.output(tape, self, x, &product, addends)?
             }
+            (None, Some(factors)) => self.product_with(tape, x, factors, addends)?,
+            (None, None) => self.product(tape, x, bias.as_ref(), add)?,
         };
-        for branch in branches.iter().filter(|branch| branch.rescaling().is_none()) {
-            y = branch.forward(tape, self, x, y)?;
+        for (at, branch) in branches.iter().enumerate() {
+            if branch.rescaling().is_none() && along != Some(at) {
+                y = branch.forward(tape, self, x, y)?;
+            }
         }
         Ok(y)
+    }
+
+    /// `W x + bias + add` and a low-rank branch, of a linear layer.
+    fn product_with(
+        &self,
+        tape: &Tape<'_>,
+        x: &Var,
+        factors: Factors<'_>,
+        addends: Addends<'_>,
+    ) -> Result<Var> {
+        let weight = tape.param(&self.weight);
+        let (down, up) = (&tape.param(factors.down), &tape.param(factors.up));
+        let factors = linear::Factors { down, up, scale: factors.scale };
+        linear::with_low_rank(tape, x, &weight, addends.bias, addends.residual, factors)
     }
 
     /// `W x + bias + add`, without branches.
     fn product(&self, tape: &Tape<'_>, x: &Var, bias: Option<&Var>, add: Option<&Var>) -> Result<Var> {
         let weight = tape.param(&self.weight);
         match self.kind {
-            Kind::Linear => linear(tape, x, &weight, bias, add),
+            Kind::Linear => linear::linear(tape, x, &weight, bias, add),
             Kind::Conv2d(spec) => conv2d(tape, x, &weight, bias, add, spec),
         }
     }

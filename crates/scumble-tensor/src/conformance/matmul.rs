@@ -1,7 +1,7 @@
 //! Matrix products: all transpositions, fused terms, sizes around and between kernel tiles.
 
 use super::{Case, Tolerance, Trial};
-use crate::backend::MatMul;
+use crate::backend::{LowRank, MatMul};
 use crate::error::Result;
 
 /// `[m, k, n]`.
@@ -48,6 +48,20 @@ fn product(trial: &mut Trial<'_>, [m, k, n]: [usize; 3], transposed: [bool; 2], 
     Ok(())
 }
 
+/// A product and one of `rank` columns' depth, with everything that can be fused or alone.
+fn with_low_rank(trial: &mut Trial<'_>, [m, k, n]: [usize; 3], rank: usize, transposed: bool) -> Result<()> {
+    let (a, b) = (trial.input(&[m, k])?, matrix(trial, [k, n], transposed)?);
+    let (left, right) = (trial.input(&[m, rank])?, matrix(trial, [rank, n], transposed)?);
+    let (bias, add) = (trial.input(&[n])?, trial.input(&[m, n])?);
+    let low_rank = Some(LowRank { left: &left, right: &right, right_transposed: transposed, factor: -1.3 });
+    let alone = MatMul { b_transposed: transposed, low_rank, ..MatMul::nt(&a, &b) };
+    let all = MatMul { alpha: 0.37, bias: Some(&bias), add: Some(&add), ..alone };
+    let wide = MatMul { out: trial.grad_dtype(), ..alone };
+    trial.output("y", &trial.backend().matmul(alone)?, Tolerance::Sum)?;
+    trial.output("y with bias and add", &trial.backend().matmul(all)?, Tolerance::Sum)?;
+    trial.gradient("unrounded y", &trial.backend().matmul(wide)?, Tolerance::Sum)
+}
+
 /// A linear layer's three products with one weight, twice each: prepared forms must not be mixed up.
 fn linear_layer(trial: &mut Trial<'_>, rows: usize, input: usize, output: usize) -> Result<()> {
     let x = trial.input(&[2, rows, input])?;
@@ -66,7 +80,14 @@ fn misfits(trial: &mut Trial<'_>) -> Result<()> {
     let (a, b) = (trial.input(&[3, 4])?, trial.input(&[5, 6])?);
     trial.refused("matrices that do not fit", trial.backend().matmul(MatMul::nt(&a, &b)))?;
     let short_bias = MatMul { bias: Some(&b), ..MatMul::nt(&a, &a) };
-    trial.refused("a bias that does not fit", trial.backend().matmul(short_bias))
+    trial.refused("a bias that does not fit", trial.backend().matmul(short_bias))?;
+    // [3, 4] and [4, 3] suit a product of [3, 3]; [5, 6] and [6, 5] would be one of [5, 5].
+    let others = LowRank { left: &b, right: &b, right_transposed: true, factor: 1.0 };
+    let more_rows = MatMul { low_rank: Some(others), ..MatMul::nt(&a, &a) };
+    trial.refused("a low-rank product that does not fit", trial.backend().matmul(more_rows))?;
+    let deeper = LowRank { left: &a, right: &b, right_transposed: false, factor: 1.0 };
+    let deeper = MatMul { low_rank: Some(deeper), ..MatMul::nt(&a, &a) };
+    trial.refused("low-rank operands that do not fit", trial.backend().matmul(deeper))
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -77,6 +98,12 @@ pub(super) fn cases() -> Vec<Case> {
                 let label = format!("{size:?}, transposed {transposed:?}, fused {fused}");
                 cases.push(Case::new("matmul", label, move |t| product(t, size, transposed, fused)));
             }
+        }
+    }
+    for size in SIZES {
+        for (rank, transposed) in [(1, true), (4, true), (5, false), (16, true), (33, false)] {
+            let label = format!("{size:?} and rank {rank}, transposed {transposed}");
+            cases.push(Case::new("matmul", label, move |t| with_low_rank(t, size, rank, transposed)));
         }
     }
     for [rows, input, output] in [[1, 5, 3], [9, 64, 96], [39, 100, 30], [8, 768, 4], [8, 4, 320]] {

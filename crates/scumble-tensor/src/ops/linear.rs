@@ -4,12 +4,13 @@
 //! dx = dy W        dW = dy^T x        db = sum over rows of dy        d_add = dy
 //! ```
 //!
-//! The low-rank branch of an adapter is `y += scale * (x down^T) up^T`, see [`low_rank`].
+//! The low-rank branch of an adapter is `y += scale * (x down^T) up^T`, see [`low_rank`] and [`with_low_rank`].
 
-use crate::backend::MatMul;
+use crate::backend::{LowRank, MatMul};
 use crate::error::Result;
 use crate::ops::cast::matching;
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 
 /// `x [..., in]`, `w [out, in]`, `bias [out]`, `add [..., out]` -> `[..., out]`.
 pub fn linear(tape: &Tape<'_>, x: &Var, w: &Var, bias: Option<&Var>, add: Option<&Var>) -> Result<Var> {
@@ -20,6 +21,95 @@ pub fn linear(tape: &Tape<'_>, x: &Var, w: &Var, bias: Option<&Var>, add: Option
 pub fn low_rank(tape: &Tape<'_>, x: &Var, down: &Var, up: &Var, scale: f32, add: &Var) -> Result<Var> {
     let hidden = linear(tape, x, down, None, None)?;
     scaled(tape, &hidden, up, None, Some(add), scale)
+}
+
+/// A low-rank branch's factors: `scale * (x down^T) up^T` with `down [r, in]`, `up [out, r]`.
+#[derive(Clone, Copy)]
+pub struct Factors<'v> {
+    /// First factor.
+    pub down: &'v Var,
+    /// Second factor.
+    pub up: &'v Var,
+    /// Factor of their product.
+    pub scale: f32,
+}
+
+/// Most columns of factors that [`with_low_rank`] is worth it for: each is a multiplication where results are written, while
+/// a product of its own uses what the backend has for products.
+pub const MOST_FUSED_RANK: usize = 16;
+
+/// [`linear`] and the low-rank branch on the same input in one: what the branch adds, to the result and to the gradient of
+/// `x`, is summed before either is rounded, and neither is read and written again.
+pub fn with_low_rank(
+    tape: &Tape<'_>,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    add: Option<&Var>,
+    Factors { down, up, scale }: Factors<'_>,
+) -> Result<Var> {
+    let (w, down, up) = (&matching(tape, w, x)?, &matching(tape, down, x)?, &matching(tape, up, x)?);
+    let bias = bias.map(|bias| matching(tape, bias, x)).transpose()?;
+    let bias = bias.as_ref();
+    let hidden = tape.backend().matmul(MatMul::nt(x.value(), down.value()))?;
+    let low_rank = LowRank { left: &hidden, right: up.value(), right_transposed: true, factor: scale };
+    let product = MatMul {
+        bias: bias.map(Var::value),
+        add: add.map(Var::value),
+        low_rank: Some(low_rank),
+        ..MatMul::nt(x.value(), w.value())
+    };
+    let [_, _, out] = product.sizes()?;
+    let y = tape.backend().matmul(product)?;
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = out;
+    }
+    let y = y.reshape(&dims)?;
+    let operands: Vec<&Var> =
+        [Some(x), Some(w), bias, add, Some(down), Some(up)].into_iter().flatten().collect();
+    Ok(tape.record(&operands, y, || {
+        let needs = [x, w, down, up].map(Var::needs_grad);
+        let [needs_x, needs_w, needs_down, needs_up] = needs;
+        let (has_bias, has_add) = (bias.map(Var::needs_grad), add.map(Var::needs_grad));
+        let kept = |needed: bool, value: &Tensor| needed.then(|| value.clone());
+        let saved_x = kept(needs_w || needs_down, x.value());
+        let saved_w = kept(needs_x, w.value());
+        let saved_down = kept(needs_x, down.value());
+        let saved_up = kept(needs_x || needs_down, up.value());
+        let saved_hidden = kept(needs_up, &hidden);
+        move |backend, d_y, _| {
+            let product =
+                |needed: bool, product: MatMul<'_>| needed.then(|| backend.matmul(product)).transpose();
+            let d_hidden = match &saved_up {
+                Some(up) => Some(backend.matmul(MatMul { alpha: scale, ..MatMul::nn(d_y, up) })?),
+                None => None,
+            };
+            let mut grads = vec![None, None];
+            if let (Some(w), Some(down), Some(d_hidden)) = (&saved_w, &saved_down, &d_hidden) {
+                let low_rank = LowRank { left: d_hidden, right: down, right_transposed: false, factor: 1.0 };
+                grads[0] = product(needs_x, MatMul { low_rank: Some(low_rank), ..MatMul::nn(d_y, w) })?;
+            }
+            if let Some(x) = &saved_x {
+                grads[1] = product(needs_w, MatMul::tn(d_y, x))?;
+            }
+            if let Some(needed) = has_bias {
+                grads.push(if needed { Some(backend.sum_rows(d_y)?) } else { None });
+            }
+            if let Some(needed) = has_add {
+                grads.push(needed.then(|| d_y.clone()));
+            }
+            grads.push(match (&d_hidden, &saved_x) {
+                (Some(d_hidden), Some(x)) => product(needs_down, MatMul::tn(d_hidden, x))?,
+                _ => None,
+            });
+            grads.push(match &saved_hidden {
+                Some(hidden) => Some(backend.matmul(MatMul { alpha: scale, ..MatMul::tn(d_y, hidden) })?),
+                None => None,
+            });
+            Ok(grads)
+        }
+    }))
 }
 
 /// `a [m, k] b [k, n]`, both parameters: `da = dy b^T`, `db = a^T dy`.
@@ -146,6 +236,15 @@ mod tests {
         check_gradients(&[&[3, 5], &[5, 4]], |tape, v| product(tape, &v[0], &v[1]));
         check_gradients(&[&[3, 5], &[2, 5], &[4, 2], &[3, 4]], |tape, v| {
             low_rank(tape, &v[0], &v[1], &v[2], 0.75, &v[3])
+        });
+        let sizes: [&[usize]; 6] = [&[2, 3, 5], &[4, 5], &[4], &[2, 3, 4], &[2, 5], &[4, 2]];
+        check_gradients(&sizes, |tape, v| {
+            let factors = Factors { down: &v[4], up: &v[5], scale: 0.75 };
+            with_low_rank(tape, &v[0], &v[1], Some(&v[2]), Some(&v[3]), factors)
+        });
+        check_gradients(&[&[3, 5], &[4, 5], &[1, 5], &[4, 1]], |tape, v| {
+            let factors = Factors { down: &v[2], up: &v[3], scale: -2.0 };
+            with_low_rank(tape, &v[0], &v[1], None, None, factors)
         });
     }
 }

@@ -93,7 +93,16 @@ impl Backend for ReferenceBackend {
         let (a, b) = (wide(product.a)?, wide(product.b)?);
         let a_at = Strides::new([m, k], product.a_transposed);
         let b_at = Strides::new([k, n], product.b_transposed);
-        let y = plain_matmul((&a, a_at), (&b, b_at), [m, k, n], f64::from(product.alpha));
+        let mut y = plain_matmul((&a, a_at), (&b, b_at), [m, k, n], f64::from(product.alpha));
+        if let Some(low_rank) = product.low_rank {
+            let (left, right, r) =
+                (wide(low_rank.left)?, wide(low_rank.right)?, low_rank.left.shape().last());
+            let left_at = Strides::new([m, r], false);
+            let right_at = Strides::new([r, n], low_rank.right_transposed);
+            let factor = f64::from(low_rank.factor);
+            let more = plain_matmul((&left, left_at), (&right, right_at), [m, r, n], factor);
+            y.iter_mut().zip(more).for_each(|(y, more)| *y += more);
+        }
         let y = add_all(add_all(y, product.bias)?, product.add)?;
         rounded(&y, product.out, &[m, n])
     }
