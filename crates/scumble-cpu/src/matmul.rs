@@ -11,7 +11,7 @@ use crate::simd::{Scalar, with_scalar};
 
 const OP: &str = "matmul";
 
-/// `alpha * op(a) @ op(b) + bias + add`, `[m, n]`.
+/// `alpha * op(a) @ op(b) + low_rank + bias + add`, `[m, n]`.
 pub(crate) fn matmul(engine: &Engine, product: MatMul<'_>) -> Result<Tensor> {
     let dtype = product.a.dtype();
     with_scalar!(OP, dtype, E => {

@@ -17,7 +17,7 @@ pub fn grad_dtype(operand: DType) -> DType {
     if operand == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-/// `alpha * op(a) @ op(b) + bias + add`, where `op` transposes on request.
+/// `alpha * op(a) @ op(b) + low_rank + bias + add`, where `op` transposes on request.
 ///
 /// An operand is a matrix of its last size and the product of all outer ones; `op(a)` is `[m, k]`, `op(b)` `[k, n]`.
 #[derive(Clone, Copy)]

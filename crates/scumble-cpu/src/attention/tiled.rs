@@ -17,7 +17,8 @@ use crate::tiles::{DEPTH, SIDE, TILE};
 pub(super) const PANEL: usize = 128;
 /// Strips of a panel.
 pub(super) const PANEL_STRIPS: usize = PANEL / SIDE;
-/// Strips of queries whose scores are worked on at once: with a panel of keys they stay in a first-level cache.
+/// Strips of queries whose scores are worked on at once: with a panel of keys (forward) or as many strips of keys (the
+/// gradient) they stay in a first-level cache.
 pub(super) const PAIR: usize = 2;
 // The gradient fills whole tiles of depth from a pair, zeros included.
 const _: () = assert!(PAIR * SIDE == DEPTH);

@@ -441,7 +441,7 @@ impl Range<'_> {
                 }
             }
             // Depths up to the end of the last tile.
-            if key_strips % 2 == 1 && square.key + PAIR > key_strips {
+            if square.key + 1 == key_strips {
                 let tile = &mut tiles.d_score_rows[(row * (PANEL / DEPTH) + key_strips / 2) * TILE..][..TILE];
                 tile.chunks_exact_mut(DEPTH).for_each(|line| line[SIDE..].fill(bf16::ZERO));
             }

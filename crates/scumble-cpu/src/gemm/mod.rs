@@ -1,4 +1,4 @@
-//! Matrix product `out = alpha * a b^T' + bias + add` over anything an [`Operand`] can describe.
+//! Matrix product `out = alpha * a b^T' + low_rank + bias + add` over anything an [`Operand`] can describe.
 //!
 //! The result is cut into tasks of some rows times some columns. Both sides are packed in f32, whatever they are in
 //! memory: one ("b") into panels of columns that all tasks share, the other ("a") by each task into strips of six rows.
@@ -127,7 +127,7 @@ impl<'a, Y> Output<'a, Y> {
     }
 }
 
-/// Computes `out[i, j] = alpha * sum over k of a[i, k] b[j, k] + bias[j] + add[i, j]`.
+/// Computes `out[i, j] = alpha * sum over k of a[i, k] b[j, k] + low_rank[i, j] + bias[j] + add[i, j]`.
 pub(crate) fn gemm<E: Scalar, Y: Scalar>(
     engine: &Engine,
     a: &Operand<'_, E>,

@@ -126,16 +126,16 @@ impl<E: Scalar, Y: Scalar> RowsTask<'_, E, Y> {
             if r >= at.rows {
                 break;
             }
-            let index = self.map.line(at.first + r);
-            let start = index * self.stride + at.column;
+            let line = self.map.line(at.first + r);
+            let start = line * self.stride + at.column;
             // SAFETY: tasks have rows and columns of their own.
-            let line = unsafe { self.data.slice(start, at.present) };
+            let result = unsafe { self.data.slice(start, at.present) };
             for (v, &sum) in sums.iter().enumerate() {
-                let to = &mut line[v * S::LANES..];
+                let to = &mut result[v * S::LANES..];
                 let mut value = s.mul(sum, alpha);
                 let columns = [at.column + v * S::LANES, to.len().min(S::LANES)];
                 if let Some(low_rank) = self.low_rank {
-                    value = low_rank.add_to(s, value, index, columns);
+                    value = low_rank.add_to(s, value, line, columns);
                 }
                 if let Some(bias) = self.bias {
                     value = s.add(value, s.read(&bias[columns[0]..][..columns[1]]));

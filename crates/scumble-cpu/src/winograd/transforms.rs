@@ -37,16 +37,12 @@ fn weights_down<S: Simd>(s: S, g: &[S::V; 9]) -> [[S::V; 3]; 4] {
     to
 }
 
-/// `G g G'` of two registers, row after row.
+/// `G g G'`, row after row.
 #[inline(always)]
-pub(super) fn weights<S: Simd>(s: S, [g, h]: [&[S::V; 9]; 2]) -> [[S::V; 2]; POSITIONS] {
-    let (g, h) = (weights_down(s, g), weights_down(s, h));
-    let mut to = [[s.splat(0.0); 2]; POSITIONS];
-    for (to, (g, h)) in to.chunks_exact_mut(4).zip(g.into_iter().zip(h)) {
-        let (g, h) = (weights_line(s, g), weights_line(s, h));
-        for (to, (g, h)) in to.iter_mut().zip(g.into_iter().zip(h)) {
-            *to = [g, h];
-        }
+pub(super) fn weights<S: Simd>(s: S, g: &[S::V; 9]) -> [S::V; POSITIONS] {
+    let mut to = [s.splat(0.0); POSITIONS];
+    for (to, line) in to.chunks_exact_mut(4).zip(weights_down(s, g)) {
+        to.copy_from_slice(&weights_line(s, line));
     }
     to
 }

@@ -195,7 +195,8 @@ fn transform_tile<S: Simd>(s: S, PackedTaps(taps): &PackedTaps, strip: usize, to
             // SAFETY: as many numbers as two registers.
             unsafe { (*low, *high) = (s.load_bf16(numbers), s.load_bf16(numbers.add(S::LANES))) };
         }
-        for (to, [low, high]) in to.into_iter().zip(transforms::weights(s, [&low, &high])) {
+        let (low, high) = (transforms::weights(s, &low), transforms::weights(s, &high));
+        for ((to, low), high) in to.into_iter().zip(low).zip(high) {
             // SAFETY: each position has a whole tile.
             unsafe { s.store_two_bf16(to.add(at), low, high) };
         }

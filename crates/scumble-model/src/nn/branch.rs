@@ -207,9 +207,8 @@ impl Branch for LowRank {
 
     fn factors(&self) -> Option<Factors<'_>> {
         let scale = self.scale();
-        let plain = self.start.is_none() && self.dropout == 0.0 && scale != 0.0;
-        let plain = plain && self.rank() <= MOST_FUSED_RANK;
-        plain.then_some(Factors { down: &self.down, up: &self.up, scale })
+        let alone = self.start.is_none() && self.dropout == 0.0 && scale != 0.0;
+        (alone && self.rank() <= MOST_FUSED_RANK).then_some(Factors { down: &self.down, up: &self.up, scale })
     }
 
     fn params(&self) -> Vec<Param> {
@@ -274,6 +273,29 @@ mod tests {
         check_live_and_folded(Kind::Linear, &[5, 4], &[2, 3, 4]);
         let conv = Kind::Conv2d(Conv2dSpec { stride: 2, padding: Padding::same(1) });
         check_live_and_folded(conv, &[5, 3, 3, 4], &[1, 5, 4, 4]);
+    }
+
+    #[test]
+    fn a_layer_takes_one_small_pair_along_and_adds_the_others() {
+        let (live, folded) = (projection(Kind::Linear, &[5, 24]), projection(Kind::Linear, &[5, 24]));
+        let pair = |name: &str, rank: usize| {
+            let factor = |which: &str, dims: [usize; 2]| random(&format!("{name} {which}"), &dims);
+            LowRank::new(factor("down", [rank, 24]), factor("up", [5, rank]), 0.3)
+        };
+        let started = pair("d", 2).counted_from(random("s down", &[2, 24]), random("s up", &[5, 2]));
+        let branches = [pair("a", MOST_FUSED_RANK + 1), started, pair("b", 3), pair("c", 1)];
+        let small: Vec<bool> = branches.iter().map(|branch| branch.factors().is_some()).collect();
+        assert_eq!(small, [false, false, true, true]);
+        assert!(pair("b", 3).with_dropout(0.1, 0).factors().is_none());
+        for branch in branches {
+            let delta = branch.delta(&ReferenceBackend, &folded).unwrap();
+            folded.add_delta(&ReferenceBackend, &delta).unwrap();
+            live.attach(Arc::new(branch)).unwrap();
+        }
+        let (found, expected) = (output(&live, &[2, 3, 24]), output(&folded, &[2, 3, 24]));
+        for (found, expected) in found.into_iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4, "{found}, not {expected}");
+        }
     }
 
     #[test]

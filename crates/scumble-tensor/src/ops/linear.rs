@@ -6,7 +6,7 @@
 //!
 //! The low-rank branch of an adapter is `y += scale * (x down^T) up^T`, see [`low_rank`] and [`with_low_rank`].
 
-use crate::backend::{LowRank, MatMul};
+use crate::backend::{Backend, LowRank, MatMul};
 use crate::error::Result;
 use crate::ops::cast::matching;
 use crate::tape::{Tape, Var};
@@ -46,70 +46,9 @@ pub fn with_low_rank(
     w: &Var,
     bias: Option<&Var>,
     add: Option<&Var>,
-    Factors { down, up, scale }: Factors<'_>,
+    factors: Factors<'_>,
 ) -> Result<Var> {
-    let (w, down, up) = (&matching(tape, w, x)?, &matching(tape, down, x)?, &matching(tape, up, x)?);
-    let bias = bias.map(|bias| matching(tape, bias, x)).transpose()?;
-    let bias = bias.as_ref();
-    let hidden = tape.backend().matmul(MatMul::nt(x.value(), down.value()))?;
-    let low_rank = LowRank { left: &hidden, right: up.value(), right_transposed: true, factor: scale };
-    let product = MatMul {
-        bias: bias.map(Var::value),
-        add: add.map(Var::value),
-        low_rank: Some(low_rank),
-        ..MatMul::nt(x.value(), w.value())
-    };
-    let [_, _, out] = product.sizes()?;
-    let y = tape.backend().matmul(product)?;
-    let mut dims = x.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = out;
-    }
-    let y = y.reshape(&dims)?;
-    let operands: Vec<&Var> =
-        [Some(x), Some(w), bias, add, Some(down), Some(up)].into_iter().flatten().collect();
-    Ok(tape.record(&operands, y, || {
-        let needs = [x, w, down, up].map(Var::needs_grad);
-        let [needs_x, needs_w, needs_down, needs_up] = needs;
-        let (has_bias, has_add) = (bias.map(Var::needs_grad), add.map(Var::needs_grad));
-        let kept = |needed: bool, value: &Tensor| needed.then(|| value.clone());
-        let saved_x = kept(needs_w || needs_down, x.value());
-        let saved_w = kept(needs_x, w.value());
-        let saved_down = kept(needs_x, down.value());
-        let saved_up = kept(needs_x || needs_down, up.value());
-        let saved_hidden = kept(needs_up, &hidden);
-        move |backend, d_y, _| {
-            let product =
-                |needed: bool, product: MatMul<'_>| needed.then(|| backend.matmul(product)).transpose();
-            let d_hidden = match &saved_up {
-                Some(up) => Some(backend.matmul(MatMul { alpha: scale, ..MatMul::nn(d_y, up) })?),
-                None => None,
-            };
-            let mut grads = vec![None, None];
-            if let (Some(w), Some(down), Some(d_hidden)) = (&saved_w, &saved_down, &d_hidden) {
-                let low_rank = LowRank { left: d_hidden, right: down, right_transposed: false, factor: 1.0 };
-                grads[0] = product(needs_x, MatMul { low_rank: Some(low_rank), ..MatMul::nn(d_y, w) })?;
-            }
-            if let Some(x) = &saved_x {
-                grads[1] = product(needs_w, MatMul::tn(d_y, x))?;
-            }
-            if let Some(needed) = has_bias {
-                grads.push(if needed { Some(backend.sum_rows(d_y)?) } else { None });
-            }
-            if let Some(needed) = has_add {
-                grads.push(needed.then(|| d_y.clone()));
-            }
-            grads.push(match (&d_hidden, &saved_x) {
-                (Some(d_hidden), Some(x)) => product(needs_down, MatMul::tn(d_hidden, x))?,
-                _ => None,
-            });
-            grads.push(match &saved_hidden {
-                Some(hidden) => Some(backend.matmul(MatMul { alpha: scale, ..MatMul::tn(d_y, hidden) })?),
-                None => None,
-            });
-            Ok(grads)
-        }
-    }))
+    layer(tape, x, w, bias, add, 1.0, Some(factors))
 }
 
 /// `a [m, k] b [k, n]`, both parameters: `da = dy b^T`, `db = a^T dy`.
@@ -135,13 +74,29 @@ pub fn scaled(
     add: Option<&Var>,
     alpha: f32,
 ) -> Result<Var> {
+    layer(tape, x, w, bias, add, alpha, None)
+}
+
+/// `alpha * x W^T + scale * (x down^T) up^T + bias + add`.
+fn layer(
+    tape: &Tape<'_>,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    add: Option<&Var>,
+    alpha: f32,
+    factors: Option<Factors<'_>>,
+) -> Result<Var> {
     let w = &matching(tape, w, x)?;
     let bias = bias.map(|bias| matching(tape, bias, x)).transpose()?;
     let bias = bias.as_ref();
+    let branch = factors.map(|factors| Branch::forward(tape, x, factors)).transpose()?;
+    let branch = branch.as_ref();
     let product = MatMul {
         alpha,
         bias: bias.map(Var::value),
         add: add.map(Var::value),
+        low_rank: branch.map(Branch::product),
         ..MatMul::nt(x.value(), w.value())
     };
     product.sizes()?;
@@ -151,16 +106,24 @@ pub fn scaled(
         *last = w.value().shape().rows();
     }
     let y = y.reshape(&dims)?;
-    let operands: Vec<&Var> = [Some(x), Some(w), bias, add].into_iter().flatten().collect();
+    let factors = branch.map(|branch| [&branch.down, &branch.up]);
+    let [down, up] = [factors.map(|[down, _]| down), factors.map(|[_, up]| up)];
+    let operands: Vec<&Var> = [Some(x), Some(w), bias, add, down, up].into_iter().flatten().collect();
     Ok(tape.record(&operands, y, || {
         let has_add = add.map(Var::needs_grad);
         let has_bias = bias.map(Var::needs_grad);
         // Each operand is saved only for the other's gradient.
         let saved_w = x.needs_grad().then(|| w.value().clone());
         let saved_x = w.needs_grad().then(|| x.value().clone());
+        let saved_branch = branch.map(|branch| SavedBranch::new(branch, x));
         move |backend, d_y, _| {
+            let branch = saved_branch.as_ref();
+            let d_hidden = branch.map(|branch| branch.d_hidden(backend, d_y)).transpose()?.flatten();
             let d_x = match &saved_w {
-                Some(w) => Some(backend.matmul(MatMul { alpha, ..MatMul::nn(d_y, w) })?),
+                Some(w) => {
+                    let low_rank = branch.and_then(|branch| branch.d_x(d_hidden.as_ref()));
+                    Some(backend.matmul(MatMul { alpha, low_rank, ..MatMul::nn(d_y, w) })?)
+                }
                 None => None,
             };
             let d_w = match &saved_x {
@@ -174,9 +137,89 @@ pub fn scaled(
             if let Some(needed) = has_add {
                 grads.push(needed.then(|| d_y.clone()));
             }
+            if let Some(branch) = branch {
+                grads.extend(branch.d_factors(backend, d_y, d_hidden.as_ref())?);
+            }
             Ok(grads)
         }
     }))
+}
+
+/// A low-rank branch on its way forward.
+struct Branch {
+    down: Var,
+    up: Var,
+    scale: f32,
+    /// `x down^T`.
+    hidden: Tensor,
+}
+
+impl Branch {
+    fn forward(tape: &Tape<'_>, x: &Var, Factors { down, up, scale }: Factors<'_>) -> Result<Self> {
+        let (down, up) = (matching(tape, down, x)?, matching(tape, up, x)?);
+        let hidden = tape.backend().matmul(MatMul::nt(x.value(), down.value()))?;
+        Ok(Self { down, up, scale, hidden })
+    }
+
+    fn product(&self) -> LowRank<'_> {
+        let (left, right) = (&self.hidden, self.up.value());
+        LowRank { left, right, right_transposed: true, factor: self.scale }
+    }
+}
+
+/// What a branch's gradients need:
+///
+/// ```text
+/// dh = scale * dy up        dx += dh down        d_down = dh^T x        d_up = scale * dy^T h
+/// ```
+struct SavedBranch {
+    scale: f32,
+    up: Option<Tensor>,
+    /// For the gradient of `x`.
+    down: Option<Tensor>,
+    /// For that of `down`.
+    x: Option<Tensor>,
+    /// For that of `up`.
+    hidden: Option<Tensor>,
+}
+
+impl SavedBranch {
+    fn new(branch: &Branch, x: &Var) -> Self {
+        let kept = |needed: bool, value: &Tensor| needed.then(|| value.clone());
+        let (needs_x, needs_down) = (x.needs_grad(), branch.down.needs_grad());
+        Self {
+            scale: branch.scale,
+            up: kept(needs_x || needs_down, branch.up.value()),
+            down: kept(needs_x, branch.down.value()),
+            x: kept(needs_down, x.value()),
+            hidden: kept(branch.up.needs_grad(), &branch.hidden),
+        }
+    }
+
+    fn d_hidden(&self, backend: &dyn Backend, d_y: &Tensor) -> Result<Option<Tensor>> {
+        let product = |up| backend.matmul(MatMul { alpha: self.scale, ..MatMul::nn(d_y, up) });
+        self.up.as_ref().map(product).transpose()
+    }
+
+    fn d_x<'a>(&'a self, d_hidden: Option<&'a Tensor>) -> Option<LowRank<'a>> {
+        let (left, right) = (d_hidden?, self.down.as_ref()?);
+        Some(LowRank { left, right, right_transposed: false, factor: 1.0 })
+    }
+
+    /// Of `down` and of `up`.
+    fn d_factors(
+        &self,
+        backend: &dyn Backend,
+        d_y: &Tensor,
+        d_hidden: Option<&Tensor>,
+    ) -> Result<[Option<Tensor>; 2]> {
+        let of_down = |(d_hidden, x)| backend.matmul(MatMul::tn(d_hidden, x));
+        let of_up = |hidden| backend.matmul(MatMul { alpha: self.scale, ..MatMul::tn(d_y, hidden) });
+        Ok([
+            d_hidden.zip(self.x.as_ref()).map(of_down).transpose()?,
+            self.hidden.as_ref().map(of_up).transpose()?,
+        ])
+    }
 }
 
 /// How a matrix lies in memory: the steps to the next row and column.
