@@ -101,7 +101,7 @@ fn geglu_typed<E: Scalar>(engine: &Engine, x: &Tensor) -> Result<Tensor> {
         debug_assert_eq!(y.len(), rows * width);
         engine.pool.run_pieces(y, piece_rows * width, |index, y| {
             let x = &from[index * piece_rows * width * 2..][..y.len() * 2];
-            engine.tier.run(Gated { x, y, width });
+            engine.tier.run_rounding(Gated { x, y, width });
         });
     })
 }
@@ -120,7 +120,7 @@ fn geglu_grad_typed<E: Scalar>(engine: &Engine, d_y: &Tensor, x: &Tensor) -> Res
         engine.pool.run_pieces(d_x, piece_rows * width * 2, |index, d_x| {
             let start = index * piece_rows * width;
             let (x, d_y) = (&from[start * 2..][..d_x.len()], &upstream[start..][..d_x.len() / 2]);
-            engine.tier.run(GatedGradient { d_y, x, d_x, width });
+            engine.tier.run_rounding(GatedGradient { d_y, x, d_x, width });
         });
     })
 }

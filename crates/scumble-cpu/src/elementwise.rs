@@ -84,7 +84,7 @@ pub(crate) fn binary(
         Tensor::build(a.dims(), |y: &mut [E]| {
             engine.pool.run_pieces(y, PIECE, |index, y| {
                 let range = index * PIECE..index * PIECE + y.len();
-                engine.tier.run(BinaryPiece { f, a: &from_a[range.clone()], b: &from_b[range], y });
+                engine.tier.run_rounding(BinaryPiece { f, a: &from_a[range.clone()], b: &from_b[range], y });
             });
         })
     })
@@ -147,7 +147,7 @@ fn accumulate_typed<E: Scalar>(engine: &Engine, mut into: Tensor, b: &Tensor) ->
     let Some(sum) = into.get_mut::<E>()? else { return add_scaled(engine, &into, b, 1.0) };
     engine.pool.run_pieces(sum, PIECE, |index, sum| {
         let b = &from[index * PIECE..][..sum.len()];
-        engine.tier.run(Accumulate { sum, b });
+        engine.tier.run_rounding(Accumulate { sum, b });
     });
     Ok(into)
 }

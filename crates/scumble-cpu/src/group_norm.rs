@@ -130,7 +130,7 @@ fn group_norm_typed<E: Scalar>(
         for_pieces(engine, shape, y, |image, range, y| {
             let (mean, rstd) = per_channel.image(image);
             let rows = Rows { x: &from[range], mean, rstd, gamma, beta, silu: spec.silu };
-            engine.tier.run(Normalise { rows, y });
+            engine.tier.run_rounding(Normalise { rows, y });
         });
     })?;
     debug_assert_eq!(y.numel(), n * inner * c);
@@ -304,7 +304,7 @@ fn group_norm_grad_typed<E: Scalar>(
         for_pieces(engine, shape, d_x, |image, range, d_x| {
             let (mean_g, mean_gx) = (&mean_g[image * c..][..c], &mean_gx[image * c..][..c]);
             let d_y = &upstream[range.clone()];
-            engine.tier.run(InputGradient { rows: rows(image, range), d_y, mean_g, mean_gx, d_x });
+            engine.tier.run_rounding(InputGradient { rows: rows(image, range), d_y, mean_g, mean_gx, d_x });
         });
     })?;
     Ok(NormGrads { x: Some(d_x), affine })

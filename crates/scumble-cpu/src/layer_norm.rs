@@ -108,7 +108,7 @@ fn layer_norm_typed<E: Scalar>(
             // SAFETY: every task has rows of its own.
             let (y, stats) = unsafe { (y.slice(first * c, count * c), stats.slice(first * 2, count * 2)) };
             let x = &from[first * c..(first + count) * c];
-            engine.tier.run(Normalise { x, gamma, beta, eps, y, stats });
+            engine.tier.run_rounding(Normalise { x, gamma, beta, eps, y, stats });
         });
     })?;
     Ok((y, Tensor::from_slice(&stats, &[rows, 2])?))
@@ -242,7 +242,7 @@ fn layer_norm_grad_typed<E: Scalar>(
             let range = first * c..(first + count) * c;
             let stats = &stats[first * 2..(first + count) * 2];
             let (d_y, x) = (&upstream[range.clone()], &from[range]);
-            engine.tier.run(InputGradient { d_y, x, gamma, stats, d_x });
+            engine.tier.run_rounding(InputGradient { d_y, x, gamma, stats, d_x });
         });
     })?;
     Ok(NormGrads { x: Some(d_x), affine })

@@ -226,6 +226,12 @@ impl<'a, T> SharedMut<'a, T> {
         self.start.wrapping_add(index)
     }
 
+    /// Where a part begins that lies within the slice, for who writes some of its elements only.
+    pub(crate) fn part(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "a part beyond the end");
+        self.start.wrapping_add(start)
+    }
+
     /// A part of the slice, cut to its end.
     ///
     /// # Safety

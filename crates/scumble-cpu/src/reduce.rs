@@ -154,7 +154,11 @@ fn add_per_image_typed<E: Scalar>(engine: &Engine, x: &Tensor, t: &Tensor) -> Re
             let (start, len) = ((image * inner + first) * c, rows.min(inner - first) * c);
             // SAFETY: every task has rows of its own.
             let y = unsafe { y.slice(start, len) };
-            engine.tier.run(AddToRows { x: &from[start..start + len], t: &t[image * c..(image + 1) * c], y });
+            engine.tier.run_rounding(AddToRows {
+                x: &from[start..start + len],
+                t: &t[image * c..(image + 1) * c],
+                y,
+            });
         });
     })
 }

@@ -211,7 +211,7 @@ fn add_parts(engine: &Engine, problem: &Problem, ranges: usize, parts: &[f32], q
     let model = problem.s.heads * problem.s.width;
     Tensor::build(q.dims(), |d_q: &mut [bf16]| {
         engine.pool.run_pieces(d_q, LINES * model, |piece, d_q| {
-            engine.tier.run(AddParts { problem, ranges, parts, first: piece * LINES, d_q });
+            engine.tier.run_rounding(AddParts { problem, ranges, parts, first: piece * LINES, d_q });
         });
     })
 }

@@ -74,26 +74,45 @@ impl<Y: Scalar> Target<'_, Y> {
                 None => s.splat(0.0),
             });
             for index in 0..rows {
-                let line = self.line(row + index);
-                let start = line * self.stride + column + first;
                 let mut values = [bias[0]; 2];
                 for ((value, bias), at) in values.iter_mut().zip(bias).zip(halves) {
                     let sums = &tiles[at / SIDE][index * SIDE + at % SIDE..][..S::LANES];
                     *value = s.fma(s.read(sums), alpha, bias);
                 }
-                if let Some(low_rank) = self.low_rank {
-                    for (value, at) in values.iter_mut().zip(halves) {
-                        *value = low_rank.add_to(s, *value, line, [column + at, S::LANES]);
-                    }
-                }
-                if let Some(add) = self.add {
-                    let (low, high) = add[start..][..2 * S::LANES].split_at(S::LANES);
-                    values = [s.add(values[0], Y::read(s, low)), s.add(values[1], Y::read(s, high))];
-                }
-                // SAFETY: tasks have rows and columns of their own.
-                let to = unsafe { self.data.slice(start, 2 * S::LANES) };
-                Y::write_two(s, to, values[0], values[1]);
+                self.write_values(s, self.line(row + index), column + first, values);
             }
         }
+    }
+
+    /// Scales two registers of sums, brings bias and addend, and writes them to a line of the result, from `column` on.
+    #[inline(always)]
+    pub(crate) fn write_two<S: Simd>(&self, s: S, line: usize, column: usize, sums: [S::V; 2]) {
+        let mut values = [s.splat(0.0); 2];
+        for (half, (value, sums)) in values.iter_mut().zip(sums).enumerate() {
+            let bias = match self.bias {
+                Some(bias) => s.read(&bias[column + half * S::LANES..][..S::LANES]),
+                None => s.splat(0.0),
+            };
+            *value = s.fma(sums, s.splat(self.alpha), bias);
+        }
+        self.write_values(s, line, column, values);
+    }
+
+    /// Brings the addends to two registers of a line and writes them.
+    #[inline(always)]
+    fn write_values<S: Simd>(&self, s: S, line: usize, column: usize, mut values: [S::V; 2]) {
+        let start = line * self.stride + column;
+        if let Some(low_rank) = self.low_rank {
+            for (half, value) in values.iter_mut().enumerate() {
+                *value = low_rank.add_to(s, *value, line, [column + half * S::LANES, S::LANES]);
+            }
+        }
+        if let Some(add) = self.add {
+            let (low, high) = add[start..][..2 * S::LANES].split_at(S::LANES);
+            values = [s.add(values[0], Y::read(s, low)), s.add(values[1], Y::read(s, high))];
+        }
+        // SAFETY: tasks have rows and columns of their own.
+        let to = unsafe { self.data.slice(start, 2 * S::LANES) };
+        Y::write_two(s, to, values[0], values[1]);
     }
 }

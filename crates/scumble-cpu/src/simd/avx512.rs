@@ -246,9 +246,16 @@ unsafe fn both_narrowed<const ROUNDS: bool>(low: __m512, high: __m512) -> __m512
 unsafe fn paired(both: __m512i) -> __m512i {
     // SAFETY: only called where the feature is proven.
     unsafe {
-        let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
-        let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(both));
-        _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+        const ORDER: [u16; 32] = {
+            let mut order = [0; 32];
+            let mut at = 0;
+            while at < 32 {
+                order[at] = (at / 2 + at % 2 * 16) as u16;
+                at += 1;
+            }
+            order
+        };
+        _mm512_permutexvar_epi16(_mm512_loadu_si512(ORDER.as_ptr().cast()), both)
     }
 }
 

@@ -23,7 +23,7 @@
 //! for columns of the result:                     at most SHARED_NUMBERS of weights
 //!   bring the weights to the positions           tasks: strips x depths
 //!   for squares x columns:                       tasks
-//!     bring the picture to the positions         second- or third-level cache
+//!     bring the picture to the positions         second- or third-level cache; once before, if tasks share squares
 //!     for SUB_STRIPS of columns:
 //!       for position:
 //!         unit                                   the whole depth, sums of 16 positions in the second-level cache
@@ -39,6 +39,7 @@
 //! is for a whole model); operands of f32 never come here. Each element's sums run over the depth in order: neither
 //! threads nor tasks show in the result.
 
+mod picture;
 mod task;
 mod transforms;
 mod weights;
@@ -53,7 +54,8 @@ use crate::gemm::target::Target;
 use crate::pool::SharedMut;
 use crate::simd::Scalar;
 use crate::tiles::{DEPTH, SIDE, SUMS, TILE, Unit};
-use task::{Task, Weights};
+use picture::TransformPicture;
+use task::{Picture, Task, Weights};
 use weights::{Layout, Taps, TransformWeights};
 
 /// Products of a square: four by four.
@@ -64,6 +66,10 @@ const TASK_STRIPS: usize = 4;
 const SUB_STRIPS: usize = 4;
 /// Numbers of weights at the positions that tasks share: 8 MiB, which a last-level cache holds.
 const SHARED_NUMBERS: usize = 4 << 20;
+/// Numbers of a picture at the positions that tasks share: 16 MiB.
+const SHARED_PICTURE: usize = 8 << 20;
+/// Numbers of a task's part of it that a second-level cache holds: there it is better brought twice than shared.
+const CACHED_PICTURE: usize = 512 << 10;
 /// Tiles of depth whose weights are brought to the positions together: for [`SUB_STRIPS`] that is 320 KiB.
 const DEPTH_TILES: usize = 5;
 /// The two where one task has all squares and runs of weights are a depth's outputs: as wide as the memory likes it, and
@@ -89,6 +95,8 @@ pub(crate) struct Winograd<'a> {
     squares: [usize; 2],
     /// Most numbers of weights at the positions that tasks share.
     most_shared: usize,
+    /// Most numbers of a picture at the positions that they share.
+    most_picture: usize,
 }
 
 impl<'a> Winograd<'a> {
@@ -126,11 +134,20 @@ impl<'a> Winograd<'a> {
             images,
             squares,
             most_shared: SHARED_NUMBERS,
+            most_picture: SHARED_PICTURE,
         })
     }
 
     fn squares(&self) -> usize {
         self.images * self.squares[0] * self.squares[1]
+    }
+
+    /// Where the pixels of a square of the result are: image, line and column of the first one.
+    #[inline(always)]
+    fn square(&self, index: usize) -> [usize; 3] {
+        let [down, across] = self.squares;
+        let line = index / across;
+        [line / down, line % down * 2, index % across * 2]
     }
 
     fn depth_tiles(&self) -> usize {
@@ -164,13 +181,14 @@ impl<'a> Winograd<'a> {
         let tiles = tiles.min(self.depth_tiles());
         let layout = Layout { position: position_len(sub_strips, tiles), strip: tiles * TILE };
         let strips = self.squares().div_ceil(SIDE);
-        let room = Room::new(self, threads, strips, sub_strips)?;
+        let tasks = columns.div_ceil(wide);
+        let room = Room::new(self, engine, strips, sub_strips, tasks)?;
         let own = Scratch::new(threads, POSITIONS * layout.position / 2)?;
-        engine.pool.run(columns.div_ceil(wide), |index, worker| {
+        engine.pool.run(tasks, |index, worker| {
             let columns = index * wide..((index + 1) * wide).min(columns);
             // SAFETY: no two tasks run as the same worker at once.
-            let [pictures, sums, own] =
-                unsafe { [room.pictures.of(worker), room.sums.of(worker), own.of(worker)] };
+            let (picture, sums, own) =
+                unsafe { (room.picture(worker), room.sums.of(worker), own.of(worker)) };
             self.unit.run(Task {
                 of: self,
                 squares: 0..self.squares(),
@@ -178,7 +196,7 @@ impl<'a> Winograd<'a> {
                 sub: sub_strips * SIDE,
                 blocks: &blocks,
                 weights: Weights::Own { packed: bytemuck::cast_slice_mut(own), layout },
-                pictures: bytemuck::cast_slice_mut(pictures),
+                picture,
                 sums,
                 target,
             });
@@ -197,7 +215,9 @@ impl<'a> Winograd<'a> {
         let whole = self.depths(depth_tiles);
         let square_tasks = self.squares().div_ceil(TASK_STRIPS * SIDE);
         let task_strips = self.squares().div_ceil(square_tasks).div_ceil(SIDE);
-        let room = Room::new(self, threads, task_strips, SUB_STRIPS)?;
+        let [needed, wanted] = [threads, threads * 4].map(|tasks| tasks.div_ceil(square_tasks));
+        let wide = task_columns(chunk.min(columns), needed, wanted);
+        let room = Room::new(self, engine, task_strips, SUB_STRIPS, columns.div_ceil(wide))?;
         let layout = Layout {
             position: position_len(chunk.min(columns).div_ceil(SIDE), depth_tiles),
             strip: depth_tiles * TILE,
@@ -211,7 +231,7 @@ impl<'a> Winograd<'a> {
             engine.pool.run(packers * blocks.len(), |index, _| {
                 let (block, strip) = (&blocks[index / packers], index % packers * SUB_STRIPS);
                 let from = first + strip * SIDE;
-                engine.tier.run(TransformWeights {
+                engine.tier.run_rounding(TransformWeights {
                     taps: &self.taps,
                     block,
                     columns: from..(from + sub).min(chunk.end),
@@ -221,15 +241,13 @@ impl<'a> Winograd<'a> {
                 });
             });
             let packed: &[bf16] = packed;
-            let [needed, wanted] = [threads, threads * 4].map(|tasks| tasks.div_ceil(square_tasks));
-            let wide = task_columns(chunk.len(), needed, wanted);
             let column_tasks = chunk.len().div_ceil(wide);
             engine.pool.run(square_tasks * column_tasks, |index, worker| {
                 let (squares, columns) = (index % square_tasks, index / square_tasks);
                 let squares = squares * task_strips * SIDE..(squares + 1) * task_strips * SIDE;
                 let columns = first + columns * wide..(first + (columns + 1) * wide).min(chunk.end);
                 // SAFETY: no two tasks run as the same worker at once.
-                let [pictures, sums] = unsafe { [room.pictures.of(worker), room.sums.of(worker)] };
+                let (picture, sums) = unsafe { (room.picture(worker), room.sums.of(worker)) };
                 self.unit.run(Task {
                     of: self,
                     squares: squares.start..squares.end.min(self.squares()),
@@ -237,13 +255,35 @@ impl<'a> Winograd<'a> {
                     sub,
                     blocks: &whole,
                     weights: Weights::Shared { packed, first, layout },
-                    pictures: bytemuck::cast_slice_mut(pictures),
+                    picture,
                     sums,
                     target,
                 });
             });
         }
         Ok(())
+    }
+
+    /// The whole picture at the positions.
+    fn picture_at_positions(&self, engine: &Engine) -> Result<Scratch> {
+        let (strips, tiles) = (self.squares().div_ceil(SIDE), self.depth_tiles());
+        let position = position_len(strips, tiles);
+        let mut picture = Scratch::new(1, POSITIONS * position / 2)?;
+        let to: SharedMut<'_, bf16> = SharedMut::new(bytemuck::cast_slice_mut(picture.all()));
+        let blocks = self.depths(DEPTH_TILES);
+        engine.pool.run(strips * blocks.len(), |index, _| {
+            let (strip, block) = (index / blocks.len(), &blocks[index % blocks.len()]);
+            let first = block.start / DEPTH;
+            engine.tier.run_rounding(TransformPicture {
+                of: self,
+                squares: strip * SIDE..((strip + 1) * SIDE).min(self.squares()),
+                tiles: first..first + block.len.div_ceil(DEPTH),
+                to,
+                start: strip * tiles * TILE,
+                position,
+            });
+        });
+        Ok(picture)
     }
 
     /// The depth in parts of at most so many tiles, even as they come.
@@ -271,20 +311,53 @@ fn task_columns(columns: usize, needed: usize, wanted: usize) -> usize {
     columns.div_ceil(tasks.max(1)).next_multiple_of(2 * SIDE)
 }
 
-/// What each worker needs.
+/// What tasks work in.
 struct Room {
-    /// A task's part of the picture at the positions.
-    pictures: Scratch,
-    /// Sums of all positions.
+    pictures: Pictures,
+    /// Sums of all positions, for each worker.
     sums: Scratch,
 }
 
+/// Pictures at the positions.
+enum Pictures {
+    /// The whole picture, there already.
+    Shared(Scratch),
+    /// Room for a task's squares, for each worker.
+    Own(Scratch),
+}
+
 impl Room {
-    fn new(of: &Winograd<'_>, threads: usize, strips: usize, sub_strips: usize) -> Result<Self> {
-        Ok(Self {
-            pictures: Scratch::new(threads, POSITIONS * position_len(strips, of.depth_tiles()) / 2)?,
-            sums: Scratch::new(threads, POSITIONS * strips * sub_strips * SUMS)?,
-        })
+    /// For tasks of so many strips. Where `columns` tasks have the same squares, and the picture is not too large for that,
+    /// it is brought to the positions once for all of them.
+    fn new(
+        of: &Winograd<'_>,
+        engine: &Engine,
+        strips: usize,
+        sub_strips: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let threads = engine.pool.threads();
+        let all = POSITIONS * position_len(of.squares().div_ceil(SIDE), of.depth_tiles());
+        let own = POSITIONS * position_len(strips, of.depth_tiles());
+        let gains = columns > 2 || columns == 2 && own > CACHED_PICTURE;
+        let pictures = if gains && all <= of.most_picture {
+            Pictures::Shared(of.picture_at_positions(engine)?)
+        } else {
+            Pictures::Own(Scratch::new(threads, own / 2)?)
+        };
+        Ok(Self { pictures, sums: Scratch::new(threads, POSITIONS * strips * sub_strips * SUMS)? })
+    }
+
+    /// The picture for a task.
+    ///
+    /// # Safety
+    /// No two tasks may run as the same worker at once.
+    unsafe fn picture(&self, worker: usize) -> Picture<'_> {
+        match &self.pictures {
+            Pictures::Shared(all) => Picture::Shared(bytemuck::cast_slice(all.whole())),
+            // SAFETY: the caller's promise.
+            Pictures::Own(room) => Picture::Own(bytemuck::cast_slice_mut(unsafe { room.of(worker) })),
+        }
     }
 }
 
@@ -366,7 +439,12 @@ mod tests {
         };
         let mut winograd = Winograd::of(&engine, &a, &b).expect("a large convolution of 3 x 3");
         winograd.most_shared = shared;
-        assert_eq!(run(Some(&winograd)), run(None), "{} {size:?} {channels} {outputs}", tier.name());
+        let plain = run(None);
+        // The picture shared where that gains, and each task with squares of its own.
+        for most_picture in [SHARED_PICTURE, 0] {
+            winograd.most_picture = most_picture;
+            assert_eq!(run(Some(&winograd)), plain, "{} {size:?} {channels} {outputs}", tier.name());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::picture::{TransformPicture, empty_positions};
 use super::weights::{Layout, TransformWeights};
 use super::{POSITIONS, Winograd, position_len, transforms};
 use crate::gemm::operand::Chunk;
@@ -20,6 +21,14 @@ pub(super) enum Weights<'a> {
     Own { packed: &'a mut [bf16], layout: Layout },
 }
 
+/// Where the picture at the positions is.
+pub(super) enum Picture<'a> {
+    /// All squares of it.
+    Shared(&'a [bf16]),
+    /// Room for the task's squares.
+    Own(&'a mut [bf16]),
+}
+
 /// One task.
 pub(super) struct Task<'a, Y> {
     pub of: &'a Winograd<'a>,
@@ -30,8 +39,7 @@ pub(super) struct Task<'a, Y> {
     /// Parts of the depth.
     pub blocks: &'a [Chunk],
     pub weights: Weights<'a>,
-    /// Room for the picture at the positions.
-    pub pictures: &'a mut [bf16],
+    pub picture: Picture<'a>,
     /// For each square of two tiles' strips: the sums of all positions.
     pub sums: &'a mut [f32],
     pub target: &'a Target<'a, Y>,
@@ -42,14 +50,44 @@ impl<Y: Scalar> TileKernel for Task<'_, Y> {
 
     #[inline(always)]
     fn run<S: Simd, U: TileUnit>(mut self, s: S, unit: U) {
-        self.transform_picture(s);
-        let empty = self.empty_positions();
+        let (strips, depth_tiles) = (self.strips(), self.of.depth_tiles());
+        let strip = depth_tiles * TILE;
+        let (packed, position): (&[bf16], usize) =
+            match std::mem::replace(&mut self.picture, Picture::Shared(&[])) {
+                Picture::Shared(packed) => {
+                    let all = self.of.squares().div_ceil(SIDE);
+                    (&packed[self.squares.start / SIDE * strip..], position_len(all, depth_tiles))
+                }
+                Picture::Own(room) => {
+                    let position = position_len(strips, depth_tiles);
+                    TransformPicture {
+                        of: self.of,
+                        squares: self.squares.clone(),
+                        tiles: 0..depth_tiles,
+                        to: SharedMut::new(room),
+                        start: 0,
+                        position,
+                    }
+                    .run(s);
+                    (room, position)
+                }
+            };
+        let left = Left { packed, position, empty: empty_positions(packed, strips * strip, position) };
         for first in (self.columns.start..self.columns.end).step_by(self.sub) {
             let columns = first..(first + self.sub).min(self.columns.end);
-            self.multiply(s, unit, &columns, &empty);
+            self.multiply(s, unit, &columns, &left);
             self.finish(s, &columns);
         }
     }
+}
+
+/// The task's part of the picture at the positions.
+struct Left<'a> {
+    packed: &'a [bf16],
+    /// Numbers from one position to the next.
+    position: usize,
+    /// Which positions are zero throughout.
+    empty: [bool; POSITIONS],
 }
 
 impl<Y: Scalar> Task<'_, Y> {
@@ -57,75 +95,10 @@ impl<Y: Scalar> Task<'_, Y> {
         self.squares.len().div_ceil(SIDE)
     }
 
-    /// Where the pixels of a square are: image, line and column of the first one.
-    #[inline(always)]
-    fn square(&self, index: usize) -> [usize; 3] {
-        let [down, across] = self.of.squares;
-        let line = index / across;
-        [line / down, line % down * 2, index % across * 2]
-    }
-
-    /// Brings the task's part of the picture to the positions.
-    #[inline(always)]
-    fn transform_picture<S: Simd>(&mut self, s: S) {
-        let picture = &self.of.picture;
-        let depth_tiles = self.of.depth_tiles();
-        let position = position_len(self.strips(), depth_tiles);
-        let [above, before] = picture.offsets[0];
-        for (row, index) in self.squares.clone().enumerate() {
-            let [image, y, x] = self.square(index);
-            let (y, x) = (y as isize + above, x as isize + before);
-            let mut pixels: [&[bf16]; POSITIONS] = [&[]; POSITIONS];
-            for (at, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = picture.pixel(image, [y + (at / 4) as isize, x + (at % 4) as isize]);
-            }
-            let start = row / SIDE * depth_tiles * TILE + row % SIDE * DEPTH;
-            for channel in (0..depth_tiles * DEPTH).step_by(S::LANES) {
-                let at = start + channel / DEPTH * TILE + channel % DEPTH;
-                let mut d = [s.splat(0.0); POSITIONS];
-                if channel + S::LANES <= picture.channels {
-                    for (value, pixel) in d.iter_mut().zip(&pixels) {
-                        // SAFETY: every pixel has as many channels.
-                        *value = unsafe { s.load_bf16(pixel.as_ptr().add(channel)) };
-                    }
-                } else {
-                    for (value, pixel) in d.iter_mut().zip(&pixels) {
-                        *value = bf16::read(s, pixel.get(channel..).unwrap_or_default());
-                    }
-                }
-                transforms::picture(s, &mut d);
-                for (index, value) in d.into_iter().enumerate() {
-                    bf16::write(s, &mut self.pictures[at + index * position..][..S::LANES], value);
-                }
-            }
-        }
-    }
-
-    /// Which positions of the task's part of the picture are zero throughout: where a picture was enlarged, neighbours are
-    /// equal, and their differences, seven positions of sixteen, need not be multiplied.
-    #[inline(always)]
-    fn empty_positions(&self) -> [bool; POSITIONS] {
-        let len = self.strips() * self.of.depth_tiles() * TILE;
-        let position = position_len(self.strips(), self.of.depth_tiles());
-        let mut empty = [false; POSITIONS];
-        for (at, empty) in empty.iter_mut().enumerate() {
-            let mut rows = self.pictures[at * position..][..len].chunks_exact(DEPTH);
-            *empty = rows.all(|row| row.iter().fold(0, |bits, number| bits | number.to_bits()) & 0x7fff == 0);
-        }
-        empty
-    }
-
     /// The sums of all positions for some columns.
     #[inline(always)]
-    fn multiply<S: Simd, U: TileUnit>(
-        &mut self,
-        s: S,
-        unit: U,
-        columns: &Range<usize>,
-        empty: &[bool; POSITIONS],
-    ) {
+    fn multiply<S: Simd, U: TileUnit>(&mut self, s: S, unit: U, columns: &Range<usize>, picture: &Left<'_>) {
         let (strips, depth_tiles) = (self.strips(), self.of.depth_tiles());
-        let position = position_len(strips, depth_tiles);
         let column_strips = columns.len().div_ceil(SIDE);
         for (index, block) in self.blocks.iter().enumerate() {
             let ahead = self.ahead(columns, index);
@@ -147,10 +120,10 @@ impl<Y: Scalar> Task<'_, Y> {
                     (packed, *layout)
                 }
             };
-            let left = &self.pictures[block.start / DEPTH * TILE..];
+            let left = &picture.packed[block.start / DEPTH * TILE..];
             let tiles = block.len.div_ceil(DEPTH);
             for at in 0..POSITIONS {
-                let (left, right) = (&left[at * position..], &right[at * layout.position..]);
+                let (left, right) = (&left[at * picture.position..], &right[at * layout.position..]);
                 assert!(left.len() >= ((strips - 1) * depth_tiles + tiles) * TILE);
                 assert!(right.len() >= (column_strips - 1) * layout.strip + tiles * TILE);
                 let strips_of = Strips {
@@ -160,7 +133,7 @@ impl<Y: Scalar> Task<'_, Y> {
                     a_rows: self.squares.len(),
                     b: right.as_ptr(),
                     b_strip: layout.strip,
-                    depth: if empty[at] { 0 } else { block.len },
+                    depth: if picture.empty[at] { 0 } else { block.len },
                     c: self.sums[at * SUMS..].as_mut_ptr(),
                     c_row: POSITIONS * SUMS,
                     c_column: strips * POSITIONS * SUMS,
@@ -191,29 +164,43 @@ impl<Y: Scalar> Task<'_, Y> {
     /// Brings the sums back to pixels and writes them.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, columns: &Range<usize>) {
-        let strips = self.strips();
         let [height, width] = self.of.picture.grid;
         for (row, index) in self.squares.clone().enumerate() {
-            let [image, y, x] = self.square(index);
-            for column in (0..columns.len()).step_by(S::LANES) {
-                let start = (column / SIDE * strips + row / SIDE) * POSITIONS * SUMS;
-                let sums = &self.sums[start..][..POSITIONS * SUMS];
-                let at = row % SIDE * SIDE + column % SIDE;
-                let mut values = [s.splat(0.0); POSITIONS];
-                for (value, sums) in values.iter_mut().zip(sums.chunks_exact(SUMS)) {
-                    *value = s.read(&sums[at..][..S::LANES]);
-                }
-                let present = (columns.len() - column).min(S::LANES);
-                for (below, line) in transforms::sums(s, &values).into_iter().enumerate() {
-                    for (beside, value) in line.into_iter().enumerate() {
-                        let (y, x) = (y + below, x + beside);
-                        if y < height && x < width {
-                            let line = (image * height + y) * width + x;
-                            self.target.write(s, line, [columns.start + column, present], value);
-                        }
+            let [image, y, x] = self.of.square(index);
+            for column in (0..columns.len()).step_by(2 * S::LANES) {
+                let present = columns.len() - column;
+                let low = self.pixels(s, row, column);
+                let high = if present > S::LANES { self.pixels(s, row, column + S::LANES) } else { low };
+                for (below, beside) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let (y, x) = (y + below, x + beside);
+                    if y >= height || x >= width {
+                        continue;
+                    }
+                    let (line, first) = ((image * height + y) * width + x, columns.start + column);
+                    let (low, high) = (low[below][beside], high[below][beside]);
+                    if present >= 2 * S::LANES {
+                        self.target.write_two(s, line, first, [low, high]);
+                        continue;
+                    }
+                    self.target.write(s, line, [first, present.min(S::LANES)], low);
+                    if present > S::LANES {
+                        self.target.write(s, line, [first + S::LANES, present - S::LANES], high);
                     }
                 }
             }
         }
+    }
+
+    /// Two by two pixels of a row of sums, a register of columns.
+    #[inline(always)]
+    fn pixels<S: Simd>(&self, s: S, row: usize, column: usize) -> [[S::V; 2]; 2] {
+        let start = (column / SIDE * self.strips() + row / SIDE) * POSITIONS * SUMS;
+        let sums = &self.sums[start..][..POSITIONS * SUMS];
+        let at = row % SIDE * SIDE + column % SIDE;
+        let mut values = [s.splat(0.0); POSITIONS];
+        for (value, sums) in values.iter_mut().zip(sums.chunks_exact(SUMS)) {
+            *value = s.read(&sums[at..][..S::LANES]);
+        }
+        transforms::sums(s, &values)
     }
 }

@@ -5,16 +5,10 @@
 use super::POSITIONS;
 use crate::simd::Simd;
 
-/// `B' d B` in place, row after row.
+/// `B'` times four numbers. All of `B' d B` is that for each column of the picture's square and then for each line.
 #[inline(always)]
-pub(super) fn picture<S: Simd>(s: S, d: &mut [S::V; POSITIONS]) {
-    for (first, step) in [(0, 4), (1, 4), (2, 4), (3, 4), (0, 1), (4, 1), (8, 1), (12, 1)] {
-        let line = [d[first], d[first + step], d[first + 2 * step], d[first + 3 * step]];
-        d[first] = s.sub(line[0], line[2]);
-        d[first + step] = s.add(line[1], line[2]);
-        d[first + 2 * step] = s.sub(line[2], line[1]);
-        d[first + 3 * step] = s.sub(line[3], line[1]);
-    }
+pub(super) fn picture_line<S: Simd>(s: S, [a, b, c, d]: [S::V; 4]) -> [S::V; 4] {
+    [s.sub(a, c), s.add(b, c), s.sub(c, b), s.sub(d, b)]
 }
 
 /// `G` times three numbers.
