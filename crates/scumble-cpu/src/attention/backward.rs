@@ -122,7 +122,7 @@ fn attention_grad_typed<E: Scalar>(
     Ok(AttentionGrads { q: d_q, k: d_k, v: d_v })
 }
 
-pub(super) fn zeros(like: &Tensor) -> Result<Tensor> {
+fn zeros(like: &Tensor) -> Result<Tensor> {
     Tensor::zeros(like.dtype(), like.dims())
 }
 

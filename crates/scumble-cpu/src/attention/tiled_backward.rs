@@ -20,7 +20,7 @@ use half::bf16;
 use scumble_tensor::backend::{AttentionGrads, AttentionSpec};
 use scumble_tensor::{Result, Tensor};
 
-use super::backward::{FEWEST_TASKS, shared, zeros};
+use super::backward::{FEWEST_TASKS, shared};
 use super::tiled::{Deep, Heads, PAIR, PANEL, PANEL_STRIPS};
 use super::{Sizes, like_queries, operands};
 use crate::engine::{Engine, Scratch};
@@ -102,8 +102,11 @@ pub(super) fn attention_grad(
         scale: spec.scale,
         wanted,
     };
-    let empty = |wanted: bool, like: &Tensor| if wanted { zeros(like).map(Some) } else { Ok(None) };
-    let (mut d_k, mut d_v) = (empty(wanted[1], k)?, empty(wanted[2], v)?);
+    // Every key belongs to a panel, which writes all of it.
+    let room = |wanted: bool, like: &Tensor| {
+        wanted.then(|| Tensor::build(like.dims(), |_: &mut [bf16]| ())).transpose()
+    };
+    let (mut d_k, mut d_v) = (room(wanted[1], k)?, room(wanted[2], v)?);
     let ranges = FEWEST_TASKS.div_ceil(s.batch_heads().max(1)).clamp(1, s.keys.div_ceil(RANGE_KEYS).max(1));
     let part = if wanted[0] { padded * s.width.next_multiple_of(SIDE) } else { 0 };
     let mut parts = Scratch::new(1, s.batch_heads() * ranges * part)?;

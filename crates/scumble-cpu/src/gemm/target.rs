@@ -69,10 +69,12 @@ impl<Y: Scalar> Target<'_, Y> {
         let alpha = s.splat(self.alpha);
         for first in (0..2 * SIDE).step_by(2 * S::LANES) {
             let halves = [first, first + S::LANES];
-            let bias = halves.map(|at| match self.bias {
-                Some(bias) => s.read(&bias[column + at..][..S::LANES]),
-                None => s.splat(0.0),
-            });
+            let mut bias = [s.splat(0.0); 2];
+            if let Some(all) = self.bias {
+                for (bias, at) in bias.iter_mut().zip(halves) {
+                    *bias = s.read(&all[column + at..][..S::LANES]);
+                }
+            }
             for index in 0..rows {
                 let mut values = [bias[0]; 2];
                 for ((value, bias), at) in values.iter_mut().zip(bias).zip(halves) {
@@ -89,11 +91,10 @@ impl<Y: Scalar> Target<'_, Y> {
     pub(crate) fn write_two<S: Simd>(&self, s: S, line: usize, column: usize, sums: [S::V; 2]) {
         let mut values = [s.splat(0.0); 2];
         for (half, (value, sums)) in values.iter_mut().zip(sums).enumerate() {
-            let bias = match self.bias {
-                Some(bias) => s.read(&bias[column + half * S::LANES..][..S::LANES]),
-                None => s.splat(0.0),
-            };
-            *value = s.fma(sums, s.splat(self.alpha), bias);
+            if let Some(bias) = self.bias {
+                *value = s.read(&bias[column + half * S::LANES..][..S::LANES]);
+            }
+            *value = s.fma(sums, s.splat(self.alpha), *value);
         }
         self.write_values(s, line, column, values);
     }

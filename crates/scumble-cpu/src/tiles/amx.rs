@@ -239,3 +239,19 @@ unsafe impl TileUnit for Amx {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+    use crate::tiles::{amx_in_software, self_check};
+
+    /// The assembly itself: on a machine without AMX every instruction of it is done in software.
+    #[test]
+    fn the_assembly_multiplies_as_the_emulation_does() {
+        let unit = Amx::detect().unwrap_or_else(|| {
+            amx_in_software::install();
+            Amx(())
+        });
+        assert!(self_check::agrees(unit));
+    }
+}

@@ -32,12 +32,15 @@
 //!
 //! [`TileUnit`] has three implementations: [`amx`] (tile registers), [`dot`] (AVX512-BF16, the same tiles read by vector
 //! instructions) and [`emulated`] (plain Rust, which tests packing and blocking on every machine and checks the other two
-//! when the program starts). Sources: Intel's software developer's manual, TDPBF16PS, TILELOADD, VDPBF16PS; Intel's
+//! when the program starts). The assembly of the first is tested on machines without it, too: its instructions in software are
+//! in `amx_in_software`. Sources: Intel's software developer's manual, TDPBF16PS, TILELOADD, VDPBF16PS; Intel's
 //! optimization manual, chapter on AMX.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+mod amx_in_software;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod dot;
 pub(crate) mod emulated;

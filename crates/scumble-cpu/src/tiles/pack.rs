@@ -129,7 +129,10 @@ impl<'a> Pack<'a> {
                     }
                     Side::Left => rows_of(&runs[..present], depths, to),
                     Side::Right if whole => {
-                        let rows = std::array::from_fn(|row| runs[row][depths.clone()].as_ptr());
+                        let mut rows = [std::ptr::null(); SIDE];
+                        for (row, run) in rows.iter_mut().zip(&runs) {
+                            *row = run[depths.clone()].as_ptr();
+                        }
                         // SAFETY: each row has a tile's depth, `to` is a tile.
                         unsafe { s.turn_pairs(&rows, to.as_mut_ptr()) };
                     }
@@ -217,7 +220,10 @@ fn interleave<S: Simd>(s: S, runs: &[&[bf16]; DEPTH], first: usize, to: &mut [bf
 /// Turns a tile of 16 rows of 16 pairs.
 #[inline(always)]
 fn turn<S: Simd>(s: S, tile: &[bf16], to: &mut [bf16]) {
-    let rows = std::array::from_fn(|row| tile[row * DEPTH..(row + 1) * DEPTH].as_ptr());
+    let mut rows = [std::ptr::null(); SIDE];
+    for (row, line) in rows.iter_mut().zip(tile[..TILE].chunks_exact(DEPTH)) {
+        *row = line.as_ptr();
+    }
     debug_assert!(to.len() >= TILE);
     // SAFETY: each row has a tile's depth, `to` is a tile of its own.
     unsafe { s.turn_pairs(&rows, to.as_mut_ptr()) };

@@ -59,7 +59,10 @@ impl Taps<'_> {
         match self.along {
             Along::Depth if whole => {
                 for (strip, to) in to.iter_mut().enumerate().take(strips) {
-                    let rows = std::array::from_fn(|row| run(strip * SIDE + row).as_ptr());
+                    let mut rows = [std::ptr::null(); SIDE];
+                    for (index, row) in rows.iter_mut().enumerate() {
+                        *row = run(strip * SIDE + index).as_ptr();
+                    }
                     // SAFETY: each run has a tile's depth, `to` is a tile.
                     unsafe { s.turn_pairs(&rows, to.as_mut_ptr()) };
                 }
