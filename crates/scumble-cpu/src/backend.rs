@@ -96,6 +96,17 @@ impl Backend for CpuBackend {
         conv::grad_input(&self.engine, dy, w, input, spec)
     }
 
+    fn conv2d_grad_enlarged(
+        &self,
+        dy: &Tensor,
+        w: &Tensor,
+        small: [usize; 2],
+        input: [usize; 2],
+        spec: Conv2dSpec,
+    ) -> Result<Tensor> {
+        conv::grad_enlarged(&self.engine, dy, w, small, input, spec)
+    }
+
     fn conv2d_grad_weight(
         &self,
         dy: &Tensor,

@@ -16,6 +16,7 @@ use scumble_tensor::{Result, Tensor, shape_error};
 use crate::engine::Engine;
 use crate::gemm::operand::{Along, Operand, Pixels, Runs};
 use crate::gemm::{Output, RowMap, gemm};
+use crate::layout::upsample_grad;
 use crate::operands::{channels, elements, elements_of, optional};
 use crate::simd::{Scalar, with_scalar};
 use crate::tiles::DEPTH;
@@ -117,65 +118,130 @@ fn grad_input_typed<E: Scalar>(
     input: [usize; 2],
     spec: Conv2dSpec,
 ) -> Result<Tensor> {
-    const OP: &str = "conv2d_grad_input";
-    let [n, oh, ow, out] = d_y.nhwc(OP)?;
-    let [weight_out, kh, kw, c] = weight_sizes(OP, w)?;
+    let s = grad_input_sizes(d_y, w, input, spec)?;
+    let given = GradInput::<E>::new(s, d_y, w, spec)?;
+    Tensor::try_build(&[given.s.n, input[0], input[1], given.s.c], |d_x: &mut [E]| {
+        let phases = (0..spec.stride).flat_map(|y| (0..spec.stride).map(move |x| [y, x]));
+        phases.into_iter().try_for_each(|phase| grad_input_phase(engine, &given, phase, d_x))
+    })
+}
+
+/// As [`grad_input`] for a picture that was enlarged from `small`, for the small one.
+pub(crate) fn grad_enlarged(
+    engine: &Engine,
+    d_y: &Tensor,
+    w: &Tensor,
+    small: [usize; 2],
+    input: [usize; 2],
+    spec: Conv2dSpec,
+) -> Result<Tensor> {
+    with_scalar!("conv2d_grad_enlarged", d_y.dtype(), E => {
+        match grad_doubled::<E>(engine, d_y, w, small, input, spec)? {
+            Some(d_x) => Ok(d_x),
+            None => upsample_grad(engine, &grad_input_typed::<E>(engine, d_y, w, input, spec)?, small),
+        }
+    })
+}
+
+/// [`grad_enlarged`] where minimal filtering can sum the four copies of a pixel before it leaves its positions.
+fn grad_doubled<E: Scalar>(
+    engine: &Engine,
+    d_y: &Tensor,
+    w: &Tensor,
+    small: [usize; 2],
+    input: [usize; 2],
+    spec: Conv2dSpec,
+) -> Result<Option<Tensor>> {
+    let s = grad_input_sizes(d_y, w, input, spec)?;
+    if spec.stride != 1 || input != small.map(|size| 2 * size) {
+        return Ok(None);
+    }
+    let given = GradInput::<E>::new(s, d_y, w, spec)?;
+    let (a, b, _) = given.operands([0, 0]);
+    let Some(winograd) = Winograd::of(engine, &a, &b) else { return Ok(None) };
+    let (n, c) = (given.s.n, given.s.c);
+    Tensor::try_build(&[n, small[0], small[1], c], |d_x: &mut [E]| {
+        winograd.summing_squares().run(engine, Output::plain(d_x, c))
+    })
+    .map(Some)
+}
+
+/// Sizes of a gradient of the input.
+fn grad_input_sizes(d_y: &Tensor, w: &Tensor, input: [usize; 2], spec: Conv2dSpec) -> Result<Sizes> {
+    let [n, oh, ow, out] = d_y.nhwc(GRAD_INPUT)?;
+    let [weight_out, kh, kw, c] = weight_sizes(GRAD_INPUT, w)?;
     let output = spec.output_size(input, [kh, kw])?;
     if [oh, ow, out] != [output[0], output[1], weight_out] {
         let expected = format!("[{n}, {}, {}, {weight_out}]", output[0], output[1]);
-        return Err(shape_error(OP, "upstream gradient", expected, d_y.shape()));
+        return Err(shape_error(GRAD_INPUT, "upstream gradient", expected, d_y.shape()));
     }
-    let s = Sizes { n, input, c, out, kernel: [kh, kw], output };
-    let (d_y, w) = (elements::<E>(OP, "the upstream gradient", d_y)?, elements::<E>(OP, "the weight", w)?);
-    Tensor::try_build(&[n, input[0], input[1], c], |d_x: &mut [E]| {
-        let phases = (0..spec.stride).flat_map(|y| (0..spec.stride).map(move |x| [y, x]));
-        phases.into_iter().try_for_each(|phase| grad_input_phase(engine, d_y, w, &s, spec, phase, d_x))
-    })
+    Ok(Sizes { n, input, c, out, kernel: [kh, kw], output })
+}
+
+const GRAD_INPUT: &str = "conv2d_grad_input";
+
+/// What the gradient of an input is computed from.
+struct GradInput<'a, E> {
+    s: Sizes,
+    spec: Conv2dSpec,
+    d_y: &'a [E],
+    w: &'a [E],
+    /// A pixel outside of the upstream gradient.
+    zeros: Vec<E>,
+}
+
+impl<'a, E: Scalar> GradInput<'a, E> {
+    fn new(s: Sizes, d_y: &'a Tensor, w: &'a Tensor, spec: Conv2dSpec) -> Result<Self> {
+        let d_y = elements::<E>(GRAD_INPUT, "the upstream gradient", d_y)?;
+        let w = elements::<E>(GRAD_INPUT, "the weight", w)?;
+        Ok(Self { zeros: vec![E::ZERO; s.out], s, spec, d_y, w })
+    }
+
+    /// Pixels of the upstream gradient and weights that meet the input pixels whose position leaves the remainder `phase`,
+    /// and how many of those there are, down and across.
+    fn operands(&self, phase: [usize; 2]) -> (Operand<'_, E>, Operand<'_, E>, [usize; 2]) {
+        let (s, stride) = (&self.s, self.spec.stride);
+        let grid = [0, 1].map(|axis| s.input[axis].saturating_sub(phase[axis]).div_ceil(stride));
+        // Taps that reach the phase, with the output pixel that its first pixel meets.
+        let mut reaching = Vec::new();
+        for tap in s.taps() {
+            let [y, x] = Sizes::offset(tap, &self.spec);
+            let (y, x) = (phase[0] as isize - y, phase[1] as isize - x);
+            let step = stride as isize;
+            if y.rem_euclid(step) == 0 && x.rem_euclid(step) == 0 {
+                reaching.push((tap, [y.div_euclid(step), x.div_euclid(step)]));
+            }
+        }
+        let pixels = Pixels {
+            data: self.d_y,
+            zeros: &self.zeros,
+            size: s.output,
+            channels: s.out,
+            grid,
+            step: 1,
+            offsets: reaching.iter().map(|&(_, offset)| offset).collect(),
+        };
+        let segments = reaching.len();
+        let offsets = reaching.iter().map(|&([y, x], _)| (y * s.kernel[1] + x) * s.c).collect();
+        let runs = Runs::Matrix { data: self.w, stride: s.kernel[0] * s.kernel[1] * s.c, offsets };
+        let b = Operand { runs, along: Along::Outer, outer: s.c, segments, segment_len: s.out };
+        (Operand::pixels(pixels, s.n), b, grid)
+    }
 }
 
 /// The input pixels whose position leaves the remainder `phase`.
 fn grad_input_phase<E: Scalar>(
     engine: &Engine,
-    d_y: &[E],
-    w: &[E],
-    s: &Sizes,
-    spec: Conv2dSpec,
+    given: &GradInput<'_, E>,
     phase: [usize; 2],
     d_x: &mut [E],
 ) -> Result<()> {
-    let stride = spec.stride;
-    let grid = [0, 1].map(|axis| s.input[axis].saturating_sub(phase[axis]).div_ceil(stride));
-    // Taps that reach the phase, with the output pixel that its first pixel meets.
-    let mut reaching = Vec::new();
-    for tap in s.taps() {
-        let [y, x] = Sizes::offset(tap, &spec);
-        let (y, x) = (phase[0] as isize - y, phase[1] as isize - x);
-        let step = stride as isize;
-        if y.rem_euclid(step) == 0 && x.rem_euclid(step) == 0 {
-            reaching.push((tap, [y.div_euclid(step), x.div_euclid(step)]));
-        }
-    }
-    let zeros = vec![E::ZERO; s.out];
-    let pixels = Pixels {
-        data: d_y,
-        zeros: &zeros,
-        size: s.output,
-        channels: s.out,
-        grid,
-        step: 1,
-        offsets: reaching.iter().map(|&(_, offset)| offset).collect(),
+    let (a, b, grid) = given.operands(phase);
+    let rows = match given.spec.stride {
+        1 => RowMap::Identity,
+        step => RowMap::Phase { grid, size: given.s.input, start: phase, step },
     };
-    let segments = reaching.len();
-    let a = Operand::pixels(pixels, s.n);
-    let offsets = reaching.iter().map(|&([y, x], _)| (y * s.kernel[1] + x) * s.c).collect();
-    let runs = Runs::Matrix { data: w, stride: s.kernel[0] * s.kernel[1] * s.c, offsets };
-    let b = Operand { runs, along: Along::Outer, outer: s.c, segments, segment_len: s.out };
-    let rows = if stride == 1 {
-        RowMap::Identity
-    } else {
-        RowMap::Phase { grid, size: s.input, start: phase, step: stride }
-    };
-    multiply(engine, &a, &b, Output { rows, ..Output::plain(d_x, s.c) })
+    multiply(engine, &a, &b, Output { rows, ..Output::plain(d_x, given.s.c) })
 }
 
 /// The product of a picture's pixels with weights, with fewer multiplications where that is possible.

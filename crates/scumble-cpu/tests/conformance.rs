@@ -58,6 +58,8 @@ fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
     let spec = Conv2dSpec { stride: 1, padding: Padding::same(1) };
     let filtered = backend.conv2d(&picture, &filters, None, None, spec).unwrap();
     let d_filtered = backend.conv2d_grad_input(&filtered, &filters, [13, 17], spec).unwrap();
+    let upstream = tensor(&[1, 26, 34, 136]);
+    let d_small = backend.conv2d_grad_enlarged(&upstream, &filters, [13, 17], [26, 34], spec).unwrap();
     let (small, many) = (tensor(&[1, 7, 8, 130]), tensor(&[201, 3, 3, 130]));
     let small = backend.conv2d(&small, &many, None, None, spec).unwrap();
     let (a, b) = (tensor(&[501, 1000]), tensor(&[333, 1000]));
@@ -84,11 +86,14 @@ fn results(backend: &dyn Backend, dtype: DType) -> Vec<Tensor> {
     let swapped = backend.swap_middle(&picture).unwrap();
     let adapters = [pairs, d_rows, scaled, products, swapped];
     let grads = [grads.q, grads.k, grads.v, norm_grads.x].into_iter().map(Option::unwrap);
-    [y, d_x, d_w, filtered, d_filtered, small, wide, tall, o, lse, norm, stats, d_gamma, d_beta, sums]
-        .into_iter()
-        .chain(grads)
-        .chain(adapters)
-        .collect()
+    [
+        y, d_x, d_w, filtered, d_filtered, d_small, small, wide, tall, o, lse, norm, stats, d_gamma, d_beta,
+        sums,
+    ]
+    .into_iter()
+    .chain(grads)
+    .chain(adapters)
+    .collect()
 }
 
 #[test]

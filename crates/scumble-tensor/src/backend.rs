@@ -294,6 +294,18 @@ pub trait Backend: Send + Sync {
         input: [usize; 2],
         spec: Conv2dSpec,
     ) -> Result<Tensor>;
+    /// As [`Backend::conv2d_grad_input`] for an `input` that was enlarged from `small = [h, w]` ([`Backend::upsample_nearest`]):
+    /// the gradient of the small one, `[n, h, w, c]`.
+    fn conv2d_grad_enlarged(
+        &self,
+        dy: &Tensor,
+        w: &Tensor,
+        small: [usize; 2],
+        input: [usize; 2],
+        spec: Conv2dSpec,
+    ) -> Result<Tensor> {
+        self.upsample_nearest_grad(&self.conv2d_grad_input(dy, w, input, spec)?, small)
+    }
     /// f32 `dw [out, kh, kw, c]` for `kernel = [kh, kw]`.
     fn conv2d_grad_weight(
         &self,

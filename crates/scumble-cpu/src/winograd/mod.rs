@@ -93,6 +93,8 @@ pub(crate) struct Winograd<'a> {
     images: usize,
     /// Squares of an image, down and across.
     squares: [usize; 2],
+    /// Whether the four pixels of a square are summed to one.
+    sums_squares: bool,
     /// Most numbers of weights at the positions that tasks share.
     most_shared: usize,
     /// Most numbers of a picture at the positions that they share.
@@ -133,9 +135,27 @@ impl<'a> Winograd<'a> {
             taps,
             images,
             squares,
+            sums_squares: false,
             most_shared: SHARED_NUMBERS,
             most_picture: SHARED_PICTURE,
         })
+    }
+
+    /// The same with the four pixels of every square summed to one, for a result of half the size: the gradient of a picture
+    /// that was enlarged to twice its size. A sum has no part of seven positions, as
+    ///
+    /// ```text
+    ///   (1 1) A' = (1 1 0 1)
+    /// ```
+    pub(crate) fn summing_squares(self) -> Self {
+        assert!(self.picture.grid.iter().all(|size| size.is_multiple_of(2)), "squares that are not whole");
+        Self { sums_squares: true, ..self }
+    }
+
+    /// Whether a position has a part in the result.
+    #[inline(always)]
+    fn needs(&self, position: usize) -> bool {
+        !self.sums_squares || (position / 4 != 2 && position % 4 != 2)
     }
 
     fn squares(&self) -> usize {
@@ -157,7 +177,10 @@ impl<'a> Winograd<'a> {
     /// Computes what [`crate::gemm::gemm`] would, but for rounding.
     pub(crate) fn run<Y: Scalar>(&self, engine: &Engine, out: Output<'_, Y>) -> Result<()> {
         let columns = self.taps.outputs;
-        let lines = self.images * self.picture.grid[0] * self.picture.grid[1];
+        let lines = match self.sums_squares {
+            true => self.squares(),
+            false => self.images * self.picture.grid[0] * self.picture.grid[1],
+        };
         let last_line = (lines - 1) * out.stride + columns;
         assert!(last_line <= out.data.len() && out.add.is_none_or(|add| add.len() >= last_line));
         assert!(out.bias.is_none_or(|bias| bias.len() >= columns));

@@ -122,7 +122,7 @@ impl<Y: Scalar> Task<'_, Y> {
             };
             let left = &picture.packed[block.start / DEPTH * TILE..];
             let tiles = block.len.div_ceil(DEPTH);
-            for at in 0..POSITIONS {
+            for at in (0..POSITIONS).filter(|&at| self.of.needs(at)) {
                 let (left, right) = (&left[at * picture.position..], &right[at * layout.position..]);
                 assert!(left.len() >= ((strips - 1) * depth_tiles + tiles) * TILE);
                 assert!(right.len() >= (column_strips - 1) * layout.strip + tiles * TILE);
@@ -168,32 +168,29 @@ impl<Y: Scalar> Task<'_, Y> {
         for (row, index) in self.squares.clone().enumerate() {
             let [image, y, x] = self.of.square(index);
             for column in (0..columns.len()).step_by(2 * S::LANES) {
-                let present = columns.len() - column;
-                let low = self.pixels(s, row, column);
-                let high = if present > S::LANES { self.pixels(s, row, column + S::LANES) } else { low };
+                let (at, present) = (columns.start + column, columns.len() - column);
+                let low = self.sums(s, row, column);
+                let high = if present > S::LANES { self.sums(s, row, column + S::LANES) } else { low };
+                if self.of.sums_squares {
+                    let both = [transforms::whole_sum(s, &low), transforms::whole_sum(s, &high)];
+                    self.write(s, index, [at, present], both);
+                    continue;
+                }
+                let (low, high) = (transforms::sums(s, &low), transforms::sums(s, &high));
                 for (below, beside) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                     let (y, x) = (y + below, x + beside);
-                    if y >= height || x >= width {
-                        continue;
-                    }
-                    let (line, first) = ((image * height + y) * width + x, columns.start + column);
-                    let (low, high) = (low[below][beside], high[below][beside]);
-                    if present >= 2 * S::LANES {
-                        self.target.write_two(s, line, first, [low, high]);
-                        continue;
-                    }
-                    self.target.write(s, line, [first, present.min(S::LANES)], low);
-                    if present > S::LANES {
-                        self.target.write(s, line, [first + S::LANES, present - S::LANES], high);
+                    if y < height && x < width {
+                        let line = (image * height + y) * width + x;
+                        self.write(s, line, [at, present], [low[below][beside], high[below][beside]]);
                     }
                 }
             }
         }
     }
 
-    /// Two by two pixels of a row of sums, a register of columns.
+    /// The sums of a row at all positions, a register of columns.
     #[inline(always)]
-    fn pixels<S: Simd>(&self, s: S, row: usize, column: usize) -> [[S::V; 2]; 2] {
+    fn sums<S: Simd>(&self, s: S, row: usize, column: usize) -> [S::V; POSITIONS] {
         let start = (column / SIDE * self.strips() + row / SIDE) * POSITIONS * SUMS;
         let sums = &self.sums[start..][..POSITIONS * SUMS];
         let at = row % SIDE * SIDE + column % SIDE;
@@ -201,6 +198,19 @@ impl<Y: Scalar> Task<'_, Y> {
         for (value, sums) in values.iter_mut().zip(sums.chunks_exact(SUMS)) {
             *value = s.read(&sums[at..][..S::LANES]);
         }
-        transforms::sums(s, &values)
+        values
+    }
+
+    /// Writes two registers of a line of the result, as far as columns are present.
+    #[inline(always)]
+    fn write<S: Simd>(&self, s: S, line: usize, [at, present]: [usize; 2], [low, high]: [S::V; 2]) {
+        if present >= 2 * S::LANES {
+            self.target.write_two(s, line, at, [low, high]);
+            return;
+        }
+        self.target.write(s, line, [at, present.min(S::LANES)], low);
+        if present > S::LANES {
+            self.target.write(s, line, [at + S::LANES, present - S::LANES], high);
+        }
     }
 }

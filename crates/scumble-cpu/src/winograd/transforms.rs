@@ -57,3 +57,13 @@ pub(super) fn sums<S: Simd>(s: S, m: &[S::V; POSITIONS]) -> [[S::V; 2]; 2] {
     }
     [sums_line(s, down[0]), sums_line(s, down[1])]
 }
+
+/// The sum of all that [`sums`] gives: positions of the third line and column have no part in it.
+#[inline(always)]
+pub(super) fn whole_sum<S: Simd>(s: S, m: &[S::V; POSITIONS]) -> S::V {
+    let mut lines = [s.splat(0.0); 3];
+    for (line, y) in lines.iter_mut().zip([0, 1, 3]) {
+        *line = s.add(s.add(m[4 * y], m[4 * y + 1]), m[4 * y + 3]);
+    }
+    s.add(s.add(lines[0], lines[1]), lines[2])
+}

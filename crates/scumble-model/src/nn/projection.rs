@@ -12,8 +12,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use scumble_tensor::backend::Conv2dSpec;
-use scumble_tensor::ops::conv2d::conv2d;
+use scumble_tensor::ops::conv2d::{conv2d, conv2d_of_enlarged};
 use scumble_tensor::ops::linear;
+use scumble_tensor::ops::upsample::upsample_nearest;
 use scumble_tensor::{Backend, DType, Param, Result, Tape, Tensor, Var, shape_error};
 
 use super::branch::{Addends, Branch, Factors};
@@ -140,6 +141,18 @@ impl Projection {
     /// `y = W x + b + add` and the branches: a residual comes for free with the product.
     pub fn forward_add(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {
         self.tap.with_residual(tape, add, |add| self.compute(tape, x, add))
+    }
+
+    /// A convolution of `x` enlarged to `size` by its nearest neighbours.
+    pub fn forward_enlarged(&self, tape: &Tape<'_>, x: &Var, size: [usize; 2]) -> Result<Var> {
+        match self.kind {
+            Kind::Conv2d(spec) if self.branches().is_empty() => self.tap.with_residual(tape, None, |_| {
+                let bias = self.bias.as_ref().map(|bias| tape.param(bias));
+                conv2d_of_enlarged(tape, x, size, &tape.param(&self.weight), bias.as_ref(), spec)
+            }),
+            // Branches see the enlarged picture.
+            _ => self.forward(tape, &upsample_nearest(tape, x, size)?),
+        }
     }
 
     fn compute(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use scumble_tensor::backend::{Conv2dSpec, Padding};
-use scumble_tensor::ops::upsample::upsample_nearest;
 use scumble_tensor::{Result, Tape, Var};
 
 use super::loader::Scope;
@@ -50,7 +49,7 @@ impl Upsample {
 
     /// `[n, h, w, c]` -> `[n, size[0], size[1], c]`.
     pub fn forward(&self, tape: &Tape<'_>, x: &Var, size: [usize; 2]) -> Result<Var> {
-        let y = self.conv.forward(tape, &upsample_nearest(tape, x, size)?)?;
+        let y = self.conv.forward_enlarged(tape, x, size)?;
         self.tap.show(&y);
         Ok(y)
     }

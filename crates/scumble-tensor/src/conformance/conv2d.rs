@@ -70,6 +70,27 @@ fn check(trial: &mut Trial<'_>, layer: Layer) -> Result<()> {
     trial.output("y again", &backend.conv2d(&x, &weight, None, None, spec)?, tolerance)
 }
 
+/// The gradient of a picture `x [n, h, w, c]` that was enlarged to `size` before a convolution of 3 x 3.
+fn enlarged(
+    trial: &mut Trial<'_>,
+    x: [usize; 4],
+    size: [usize; 2],
+    out: usize,
+    padding: Padding,
+) -> Result<()> {
+    let [n, h, w, c] = x;
+    let spec = Conv2dSpec { stride: 1, padding };
+    let [oh, ow] = spec.output_size(size, [3, 3])?;
+    let (dy, weight) = (trial.input(&[n, oh, ow, out])?, trial.input(&[out, 3, 3, c])?);
+    let backend = trial.backend();
+    let d_x = backend.conv2d_grad_enlarged(&dy, &weight, [h, w], size, spec)?;
+    // The enlarged picture's gradient may have been rounded before its pixels are summed.
+    trial.output("dx", &d_x, Tolerance::Transformed)?;
+    let other = trial.input(&[out + 1, 3, 3, c])?;
+    let backend = trial.backend();
+    trial.refused("other channels", backend.conv2d_grad_enlarged(&dy, &other, [h, w], size, spec))
+}
+
 fn misfits(trial: &mut Trial<'_>) -> Result<()> {
     let spec = Conv2dSpec { stride: 1, padding: Padding::same(0) };
     let (x, w) = (trial.input(&[1, 2, 2, 3])?, trial.input(&[4, 3, 3, 3])?);
@@ -91,5 +112,21 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("conv2d", label, move |trial| check(trial, layer))
     };
     let misfits = Case::new("conv2d", "misfits", misfits);
-    layers().into_iter().map(case).chain([misfits]).collect()
+    let [none, one] = [0, 1].map(Padding::same);
+    let uneven = Padding { top: 2, bottom: 0, left: 1, right: 3 };
+    let enlargements = [
+        ([1, 1, 1, 1], [2, 2], 1, one),
+        ([2, 3, 4, 16], [6, 8], 8, one),
+        ([1, 3, 2, 9], [7, 5], 12, one),
+        ([1, 4, 5, 128], [8, 10], 136, one),
+        ([1, 7, 5, 130], [14, 10], 131, one),
+        ([2, 5, 6, 136], [10, 12], 128, uneven),
+        ([1, 6, 6, 128], [12, 12], 128, none),
+        ([1, 4, 4, 128], [9, 8], 128, one),
+    ];
+    let enlarged = enlargements.map(|(x, size, out, padding)| {
+        let label = format!("{x:?} enlarged to {size:?}, to {out}");
+        Case::new("conv2d", label, move |trial| enlarged(trial, x, size, out, padding))
+    });
+    layers().into_iter().map(case).chain(enlarged).chain([misfits]).collect()
 }

@@ -10,7 +10,7 @@
 use crate::backend::Conv2dSpec;
 use crate::error::{Result, shape_error};
 use crate::ops::cast::matching;
-use crate::ops::{check_dims, check_numel, linear};
+use crate::ops::{check_dims, check_numel, linear, upsample};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -25,7 +25,35 @@ pub fn conv2d(
     add: Option<&Var>,
     spec: Conv2dSpec,
 ) -> Result<Var> {
-    let output = output_dims(x.value(), w.value(), spec)?;
+    layer(tape, x, None, w, bias, add, spec)
+}
+
+/// [`conv2d`] of `x` enlarged to `size` by its nearest neighbours: the gradient of `x` never takes the enlarged size.
+pub fn conv2d_of_enlarged(
+    tape: &Tape<'_>,
+    x: &Var,
+    size: [usize; 2],
+    w: &Var,
+    bias: Option<&Var>,
+    spec: Conv2dSpec,
+) -> Result<Var> {
+    upsample::check(x.value(), size)?;
+    let enlarged = tape.backend().upsample_nearest(x.value(), size)?;
+    layer(tape, x, Some(enlarged), w, bias, None, spec)
+}
+
+/// The convolution of `x`, or of what it was enlarged to.
+fn layer(
+    tape: &Tape<'_>,
+    x: &Var,
+    enlarged: Option<Tensor>,
+    w: &Var,
+    bias: Option<&Var>,
+    add: Option<&Var>,
+    spec: Conv2dSpec,
+) -> Result<Var> {
+    let picture = enlarged.as_ref().unwrap_or(x.value());
+    let output = output_dims(picture, w.value(), spec)?;
     if let Some(bias) = bias {
         check_numel(OP, "bias", output[3], bias.value())?;
     }
@@ -35,18 +63,20 @@ pub fn conv2d(
     let w = &matching(tape, w, x)?;
     let bias = bias.map(|bias| matching(tape, bias, x)).transpose()?;
     let bias = bias.as_ref();
-    let y = tape.backend().conv2d(x.value(), w.value(), bias.map(Var::value), add.map(Var::value), spec)?;
+    let y = tape.backend().conv2d(picture, w.value(), bias.map(Var::value), add.map(Var::value), spec)?;
     let operands: Vec<&Var> = [Some(x), Some(w), bias, add].into_iter().flatten().collect();
     Ok(tape.record(&operands, y, || {
-        let input = [x.dims()[1], x.dims()[2]];
+        let [small, input] = [x.value(), picture].map(|x| [x.dims()[1], x.dims()[2]]);
+        let is_enlarged = enlarged.is_some();
         let kernel = [w.dims()[1], w.dims()[2]];
         let has_add = add.map(Var::needs_grad);
         let has_bias = bias.map(Var::needs_grad);
         // Each operand is saved only for the other's gradient.
         let saved_w = x.needs_grad().then(|| w.value().clone());
-        let saved_x = w.needs_grad().then(|| x.value().clone());
+        let saved_x = w.needs_grad().then(|| picture.clone());
         move |backend, d_y, _| {
             let d_x = match &saved_w {
+                Some(w) if is_enlarged => Some(backend.conv2d_grad_enlarged(d_y, w, small, input, spec)?),
                 Some(w) => Some(backend.conv2d_grad_input(d_y, w, input, spec)?),
                 None => None,
             };
@@ -195,5 +225,10 @@ mod tests {
         check_gradients(&[&[1, 4, 3, 2], &[2, 3, 3, 2], &[3, 2], &[1, 4, 3, 3]], |tape, v| {
             low_rank_conv(tape, &v[0], &v[1], &v[2], 1.5, same, &v[3])
         });
+        for size in [[4, 6], [3, 5]] {
+            check_gradients(&[&[1, 2, 3, 2], &[3, 3, 3, 2], &[3]], |tape, v| {
+                conv2d_of_enlarged(tape, &v[0], size, &v[1], Some(&v[2]), same)
+            });
+        }
     }
 }

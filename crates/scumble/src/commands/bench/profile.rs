@@ -147,6 +147,9 @@ impl Backend for Profiled {
         conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, add: Option<&Tensor>, spec: Conv2dSpec) -> Tensor,
             pair(x, w);
         conv2d_grad_input(dy: &Tensor, w: &Tensor, input: [usize; 2], spec: Conv2dSpec) -> Tensor, pair(dy, w);
+        conv2d_grad_enlarged(
+            dy: &Tensor, w: &Tensor, small: [usize; 2], input: [usize; 2], spec: Conv2dSpec
+        ) -> Tensor, pair(dy, w);
         conv2d_grad_weight(dy: &Tensor, x: &Tensor, kernel: [usize; 2], spec: Conv2dSpec) -> Tensor, pair(dy, x);
         group_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, spec: GroupNormSpec) -> (Tensor, Tensor), dims(x);
         group_norm_grad(
