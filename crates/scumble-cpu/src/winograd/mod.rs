@@ -40,6 +40,7 @@
 //! threads nor tasks show in the result.
 
 mod picture;
+mod room;
 mod task;
 mod transforms;
 mod weights;
@@ -53,9 +54,9 @@ use crate::gemm::operand::{Along, Chunk, Operand, Pixels, Runs};
 use crate::gemm::target::Target;
 use crate::pool::SharedMut;
 use crate::simd::Scalar;
-use crate::tiles::{DEPTH, SIDE, SUMS, TILE, Unit};
-use picture::TransformPicture;
-use task::{Picture, Task, Weights};
+use crate::tiles::{DEPTH, SIDE, TILE, Unit};
+use room::{Room, SHARED_PICTURE};
+use task::{Task, Weights};
 use weights::{Layout, Taps, TransformWeights};
 
 /// Products of a square: four by four.
@@ -66,10 +67,6 @@ const TASK_STRIPS: usize = 4;
 const SUB_STRIPS: usize = 4;
 /// Numbers of weights at the positions that tasks share: 8 MiB, which a last-level cache holds.
 const SHARED_NUMBERS: usize = 4 << 20;
-/// Numbers of a picture at the positions that tasks share: 16 MiB.
-const SHARED_PICTURE: usize = 8 << 20;
-/// Numbers of a task's part of it that a second-level cache holds: there it is better brought twice than shared.
-const CACHED_PICTURE: usize = 512 << 10;
 /// Tiles of depth whose weights are brought to the positions together: for [`SUB_STRIPS`] that is 320 KiB.
 const DEPTH_TILES: usize = 5;
 /// The two where one task has all squares and runs of weights are a depth's outputs: as wide as the memory likes it, and
@@ -287,28 +284,6 @@ impl<'a> Winograd<'a> {
         Ok(())
     }
 
-    /// The whole picture at the positions.
-    fn picture_at_positions(&self, engine: &Engine) -> Result<Scratch> {
-        let (strips, tiles) = (self.squares().div_ceil(SIDE), self.depth_tiles());
-        let position = position_len(strips, tiles);
-        let mut picture = Scratch::new(1, POSITIONS * position / 2)?;
-        let to: SharedMut<'_, bf16> = SharedMut::new(bytemuck::cast_slice_mut(picture.all()));
-        let blocks = self.depths(DEPTH_TILES);
-        engine.pool.run(strips * blocks.len(), |index, _| {
-            let (strip, block) = (index / blocks.len(), &blocks[index % blocks.len()]);
-            let first = block.start / DEPTH;
-            engine.tier.run_rounding(TransformPicture {
-                of: self,
-                squares: strip * SIDE..((strip + 1) * SIDE).min(self.squares()),
-                tiles: first..first + block.len.div_ceil(DEPTH),
-                to,
-                start: strip * tiles * TILE,
-                position,
-            });
-        });
-        Ok(picture)
-    }
-
     /// The depth in parts of at most so many tiles, even as they come.
     fn depths(&self, most: usize) -> Vec<Chunk> {
         let (depth, tiles) = (self.taps.depth, self.depth_tiles());
@@ -332,56 +307,6 @@ fn task_columns(columns: usize, needed: usize, wanted: usize) -> usize {
     let sub = SUB_STRIPS * SIDE;
     let tasks = wanted.min(columns / FEWEST_COLUMNS).max(needed.min(columns.div_ceil(sub)));
     columns.div_ceil(tasks.max(1)).next_multiple_of(2 * SIDE)
-}
-
-/// What tasks work in.
-struct Room {
-    pictures: Pictures,
-    /// Sums of all positions, for each worker.
-    sums: Scratch,
-}
-
-/// Pictures at the positions.
-enum Pictures {
-    /// The whole picture, there already.
-    Shared(Scratch),
-    /// Room for a task's squares, for each worker.
-    Own(Scratch),
-}
-
-impl Room {
-    /// For tasks of so many strips. Where `columns` tasks have the same squares, and the picture is not too large for that,
-    /// it is brought to the positions once for all of them.
-    fn new(
-        of: &Winograd<'_>,
-        engine: &Engine,
-        strips: usize,
-        sub_strips: usize,
-        columns: usize,
-    ) -> Result<Self> {
-        let threads = engine.pool.threads();
-        let all = POSITIONS * position_len(of.squares().div_ceil(SIDE), of.depth_tiles());
-        let own = POSITIONS * position_len(strips, of.depth_tiles());
-        let gains = columns > 2 || columns == 2 && own > CACHED_PICTURE;
-        let pictures = if gains && all <= of.most_picture {
-            Pictures::Shared(of.picture_at_positions(engine)?)
-        } else {
-            Pictures::Own(Scratch::new(threads, own / 2)?)
-        };
-        Ok(Self { pictures, sums: Scratch::new(threads, POSITIONS * strips * sub_strips * SUMS)? })
-    }
-
-    /// The picture for a task.
-    ///
-    /// # Safety
-    /// No two tasks may run as the same worker at once.
-    unsafe fn picture(&self, worker: usize) -> Picture<'_> {
-        match &self.pictures {
-            Pictures::Shared(all) => Picture::Shared(bytemuck::cast_slice(all.whole())),
-            // SAFETY: the caller's promise.
-            Pictures::Own(room) => Picture::Own(bytemuck::cast_slice_mut(unsafe { room.of(worker) })),
-        }
-    }
 }
 
 #[cfg(test)]
