@@ -118,12 +118,7 @@ fn grad_input_typed<E: Scalar>(
     input: [usize; 2],
     spec: Conv2dSpec,
 ) -> Result<Tensor> {
-    let s = grad_input_sizes(d_y, w, input, spec)?;
-    let given = GradInput::<E>::new(s, d_y, w, spec)?;
-    Tensor::try_build(&[given.s.n, input[0], input[1], given.s.c], |d_x: &mut [E]| {
-        let phases = (0..spec.stride).flat_map(|y| (0..spec.stride).map(move |x| [y, x]));
-        phases.into_iter().try_for_each(|phase| grad_input_phase(engine, &given, phase, d_x))
-    })
+    GradInput::<E>::new(d_y, w, input, spec)?.compute(engine)
 }
 
 /// As [`grad_input`] for a picture that was enlarged from `small`, for the small one.
@@ -136,48 +131,11 @@ pub(crate) fn grad_enlarged(
     spec: Conv2dSpec,
 ) -> Result<Tensor> {
     with_scalar!("conv2d_grad_enlarged", d_y.dtype(), E => {
-        match grad_doubled::<E>(engine, d_y, w, small, input, spec)? {
-            Some(d_x) => Ok(d_x),
-            None => upsample_grad(engine, &grad_input_typed::<E>(engine, d_y, w, input, spec)?, small),
-        }
+        GradInput::<E>::new(d_y, w, input, spec)?.compute_small(engine, small)
     })
 }
 
-/// [`grad_enlarged`] where minimal filtering can sum the four copies of a pixel before it leaves its positions.
-fn grad_doubled<E: Scalar>(
-    engine: &Engine,
-    d_y: &Tensor,
-    w: &Tensor,
-    small: [usize; 2],
-    input: [usize; 2],
-    spec: Conv2dSpec,
-) -> Result<Option<Tensor>> {
-    let s = grad_input_sizes(d_y, w, input, spec)?;
-    if spec.stride != 1 || input != small.map(|size| 2 * size) {
-        return Ok(None);
-    }
-    let given = GradInput::<E>::new(s, d_y, w, spec)?;
-    let (a, b, _) = given.operands([0, 0]);
-    let Some(winograd) = Winograd::of(engine, &a, &b) else { return Ok(None) };
-    let (n, c) = (given.s.n, given.s.c);
-    Tensor::try_build(&[n, small[0], small[1], c], |d_x: &mut [E]| {
-        winograd.summing_squares().run(engine, Output::plain(d_x, c))
-    })
-    .map(Some)
-}
-
-/// Sizes of a gradient of the input.
-fn grad_input_sizes(d_y: &Tensor, w: &Tensor, input: [usize; 2], spec: Conv2dSpec) -> Result<Sizes> {
-    let [n, oh, ow, out] = d_y.nhwc(GRAD_INPUT)?;
-    let [weight_out, kh, kw, c] = weight_sizes(GRAD_INPUT, w)?;
-    let output = spec.output_size(input, [kh, kw])?;
-    if [oh, ow, out] != [output[0], output[1], weight_out] {
-        let expected = format!("[{n}, {}, {}, {weight_out}]", output[0], output[1]);
-        return Err(shape_error(GRAD_INPUT, "upstream gradient", expected, d_y.shape()));
-    }
-    Ok(Sizes { n, input, c, out, kernel: [kh, kw], output })
-}
-
+/// The operation's name in errors.
 const GRAD_INPUT: &str = "conv2d_grad_input";
 
 /// What the gradient of an input is computed from.
@@ -191,10 +149,53 @@ struct GradInput<'a, E> {
 }
 
 impl<'a, E: Scalar> GradInput<'a, E> {
-    fn new(s: Sizes, d_y: &'a Tensor, w: &'a Tensor, spec: Conv2dSpec) -> Result<Self> {
+    /// Errors when the upstream gradient is not that of such an input and weight.
+    fn new(d_y: &'a Tensor, w: &'a Tensor, input: [usize; 2], spec: Conv2dSpec) -> Result<Self> {
+        let [n, oh, ow, out] = d_y.nhwc(GRAD_INPUT)?;
+        let [weight_out, kh, kw, c] = weight_sizes(GRAD_INPUT, w)?;
+        let output = spec.output_size(input, [kh, kw])?;
+        if [oh, ow, out] != [output[0], output[1], weight_out] {
+            let expected = format!("[{n}, {}, {}, {weight_out}]", output[0], output[1]);
+            return Err(shape_error(GRAD_INPUT, "upstream gradient", expected, d_y.shape()));
+        }
+        let s = Sizes { n, input, c, out, kernel: [kh, kw], output };
         let d_y = elements::<E>(GRAD_INPUT, "the upstream gradient", d_y)?;
         let w = elements::<E>(GRAD_INPUT, "the weight", w)?;
-        Ok(Self { zeros: vec![E::ZERO; s.out], s, spec, d_y, w })
+        Ok(Self { zeros: vec![E::ZERO; out], s, spec, d_y, w })
+    }
+
+    /// `[n, h, w, c]`.
+    fn compute(&self, engine: &Engine) -> Result<Tensor> {
+        let ([height, width], stride) = (self.s.input, self.spec.stride);
+        Tensor::try_build(&[self.s.n, height, width, self.s.c], |d_x: &mut [E]| {
+            let phases = (0..stride).flat_map(|y| (0..stride).map(move |x| [y, x]));
+            phases.into_iter().try_for_each(|phase| self.compute_phase(engine, phase, d_x))
+        })
+    }
+
+    /// The gradient of the picture of size `small` that the input was enlarged from. At twice the size, minimal filtering
+    /// sums the four copies of a pixel before they leave its positions.
+    fn compute_small(&self, engine: &Engine, small: [usize; 2]) -> Result<Tensor> {
+        let (a, b, _) = self.operands([0, 0]);
+        let doubled = self.spec.stride == 1 && self.s.input == small.map(|size| 2 * size);
+        match Winograd::of(engine, &a, &b) {
+            Some(winograd) if doubled => {
+                Tensor::try_build(&[self.s.n, small[0], small[1], self.s.c], |d_x: &mut [E]| {
+                    winograd.summing_squares().run(engine, Output::plain(d_x, self.s.c))
+                })
+            }
+            _ => upsample_grad(engine, &self.compute(engine)?, small),
+        }
+    }
+
+    /// The input pixels whose position leaves the remainder `phase`.
+    fn compute_phase(&self, engine: &Engine, phase: [usize; 2], d_x: &mut [E]) -> Result<()> {
+        let (a, b, grid) = self.operands(phase);
+        let rows = match self.spec.stride {
+            1 => RowMap::Identity,
+            step => RowMap::Phase { grid, size: self.s.input, start: phase, step },
+        };
+        multiply(engine, &a, &b, Output { rows, ..Output::plain(d_x, self.s.c) })
     }
 
     /// Pixels of the upstream gradient and weights that meet the input pixels whose position leaves the remainder `phase`,
@@ -227,21 +228,6 @@ impl<'a, E: Scalar> GradInput<'a, E> {
         let b = Operand { runs, along: Along::Outer, outer: s.c, segments, segment_len: s.out };
         (Operand::pixels(pixels, s.n), b, grid)
     }
-}
-
-/// The input pixels whose position leaves the remainder `phase`.
-fn grad_input_phase<E: Scalar>(
-    engine: &Engine,
-    given: &GradInput<'_, E>,
-    phase: [usize; 2],
-    d_x: &mut [E],
-) -> Result<()> {
-    let (a, b, grid) = given.operands(phase);
-    let rows = match given.spec.stride {
-        1 => RowMap::Identity,
-        step => RowMap::Phase { grid, size: given.s.input, start: phase, step },
-    };
-    multiply(engine, &a, &b, Output { rows, ..Output::plain(d_x, given.s.c) })
 }
 
 /// The product of a picture's pixels with weights, with fewer multiplications where that is possible.

@@ -171,9 +171,7 @@ impl Tier {
             _ => portable::run(kernel),
         }
     }
-}
 
-impl Tier {
     /// As [`Tier::run`], for kernels that write much bf16: where the tier has AVX512-BF16 that rounds, in one instruction
     /// instead of seven, and takes denormal numbers for zero.
     #[inline]

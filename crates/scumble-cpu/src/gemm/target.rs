@@ -69,12 +69,7 @@ impl<Y: Scalar> Target<'_, Y> {
         let alpha = s.splat(self.alpha);
         for first in (0..2 * SIDE).step_by(2 * S::LANES) {
             let halves = [first, first + S::LANES];
-            let mut bias = [s.splat(0.0); 2];
-            if let Some(all) = self.bias {
-                for (bias, at) in bias.iter_mut().zip(halves) {
-                    *bias = s.read(&all[column + at..][..S::LANES]);
-                }
-            }
+            let bias = self.two_biases(s, column + first);
             for index in 0..rows {
                 let mut values = [bias[0]; 2];
                 for ((value, bias), at) in values.iter_mut().zip(bias).zip(halves) {
@@ -89,14 +84,22 @@ impl<Y: Scalar> Target<'_, Y> {
     /// Scales two registers of sums, brings bias and addend, and writes them to a line of the result, from `column` on.
     #[inline(always)]
     pub(crate) fn write_two<S: Simd>(&self, s: S, line: usize, column: usize, sums: [S::V; 2]) {
-        let mut values = [s.splat(0.0); 2];
-        for (half, (value, sums)) in values.iter_mut().zip(sums).enumerate() {
-            if let Some(bias) = self.bias {
-                *value = s.read(&bias[column + half * S::LANES..][..S::LANES]);
-            }
+        let mut values = self.two_biases(s, column);
+        for (value, sums) in values.iter_mut().zip(sums) {
             *value = s.fma(sums, s.splat(self.alpha), *value);
         }
         self.write_values(s, line, column, values);
+    }
+
+    /// Two registers of the bias, from `column` on.
+    #[inline(always)]
+    fn two_biases<S: Simd>(&self, s: S, column: usize) -> [S::V; 2] {
+        let mut two = [s.splat(0.0); 2];
+        if let Some(bias) = self.bias {
+            let (low, high) = bias[column..][..2 * S::LANES].split_at(S::LANES);
+            two = [s.read(low), s.read(high)];
+        }
+        two
     }
 
     /// Brings the addends to two registers of a line and writes them.

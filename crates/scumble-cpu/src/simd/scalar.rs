@@ -176,11 +176,15 @@ mod tests {
         // Exact ties, after even and after odd numbers.
         values.extend((0..64).map(|i| f32::from_bits(0x3f80_8000 + (i << 16))));
         for tier in Tier::available() {
-            let found = tier.run(RoundTrip { values: &values });
-            for (value, found) in values.iter().zip(found) {
+            let exact = tier.run(RoundTrip { values: &values });
+            let quick = tier.run_rounding(RoundTrip { values: &values });
+            for ((value, exact), quick) in values.iter().zip(exact).zip(quick) {
                 let expected = bf16::from_f32(*value);
-                let same = expected.to_bits() == found.to_bits() || (value.is_nan() && found.is_nan());
-                assert!(same, "{}: {value:e} became {found:e}", tier.name());
+                let is =
+                    |found: bf16| expected.to_bits() == found.to_bits() || value.is_nan() && found.is_nan();
+                assert!(is(exact), "{}: {value:e} became {exact:e}", tier.name());
+                let is_tiny = value.is_subnormal() && quick == bf16::ZERO;
+                assert!(is(quick) || is_tiny, "{}: {value:e} became {quick:e}", tier.name());
             }
         }
     }

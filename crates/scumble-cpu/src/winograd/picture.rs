@@ -89,10 +89,10 @@ impl TransformPicture<'_> {
         let start = run.start + channel / DEPTH * TILE + channel % DEPTH;
         let last = (POSITIONS - 1) * self.position + (run.squares - 1) * DEPTH;
         let to = self.to.part(start, last + S::LANES);
-        let mut pixels = run.pixels.chunks_exact(2);
-        let mut before = two_columns::<S, WHOLE>(s, pixels.next(), channel);
-        for (square, pixels) in pixels.enumerate().take(run.squares) {
-            let next = two_columns::<S, WHOLE>(s, Some(pixels), channel);
+        let (first, others) = run.pixels.split_at(2);
+        let mut before = two_columns::<S, WHOLE>(s, first, channel);
+        for (square, pixels) in others.chunks_exact(2).enumerate().take(run.squares) {
+            let next = two_columns::<S, WHOLE>(s, pixels, channel);
             for y in 0..4 {
                 let line = [before[0][y], before[1][y], next[0][y], next[1][y]];
                 let to = to.wrapping_add(square * DEPTH + 4 * y * self.position);
@@ -108,13 +108,9 @@ impl TransformPicture<'_> {
 
 /// The transforms of two columns of four pixels.
 #[inline(always)]
-fn two_columns<S: Simd, const WHOLE: bool>(
-    s: S,
-    pixels: Option<&[[&[bf16]; 4]]>,
-    channel: usize,
-) -> [[S::V; 4]; 2] {
+fn two_columns<S: Simd, const WHOLE: bool>(s: S, pixels: &[[&[bf16]; 4]], channel: usize) -> [[S::V; 4]; 2] {
     let mut columns = [[s.splat(0.0); 4]; 2];
-    for (column, pixels) in columns.iter_mut().zip(pixels.unwrap_or_default()) {
+    for (column, pixels) in columns.iter_mut().zip(pixels) {
         for (value, pixel) in column.iter_mut().zip(pixels) {
             *value = if WHOLE {
                 // Pixels are far apart, so the processor does not foresee the next channels.

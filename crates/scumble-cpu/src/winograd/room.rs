@@ -31,19 +31,19 @@ enum Pictures {
 }
 
 impl Room {
-    /// For tasks of so many strips. Where `columns` tasks have the same squares, and the picture is not too large for that,
+    /// For tasks of so many strips. Where `sharing` tasks have the same squares, and the picture is not too large for that,
     /// it is brought to the positions once for all of them.
     pub fn new(
         of: &Winograd<'_>,
         engine: &Engine,
         strips: usize,
         sub_strips: usize,
-        columns: usize,
+        sharing: usize,
     ) -> Result<Self> {
         let threads = engine.pool.threads();
         let all = POSITIONS * position_len(of.squares().div_ceil(SIDE), of.depth_tiles());
         let own = POSITIONS * position_len(strips, of.depth_tiles());
-        let gains = columns > 2 || columns == 2 && own > CACHED_PICTURE;
+        let gains = sharing > 2 || sharing == 2 && own > CACHED_PICTURE;
         let pictures = if gains && all <= of.most_picture {
             Pictures::Shared(at_positions(of, engine)?)
         } else {
