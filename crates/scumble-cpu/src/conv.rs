@@ -238,7 +238,9 @@ fn multiply<E: Scalar>(
     out: Output<'_, E>,
 ) -> Result<()> {
     match Winograd::of(engine, a, b) {
-        Some(winograd) if matches!(out.rows, RowMap::Identity) => winograd.run(engine, out),
+        Some(winograd) if winograd.pays() && matches!(out.rows, RowMap::Identity) => {
+            winograd.run(engine, out)
+        }
         _ if unfolding_pays(engine, a, b) => unfolded(engine, a, b, out),
         _ => gemm(engine, a, b, out),
     }

@@ -357,10 +357,14 @@ impl<E: Scalar> Range<'_, E> {
         let (keys, values) = (&tiles.keys[..width * panel], &tiles.values[..width * panel]);
         for first in (0..queries).step_by(ROWS) {
             let row = |r: usize| (first + r).min(queries - 1);
-            let pointers = |of: &[f32]| std::array::from_fn(|r| of[row(r) * problem.row..][..width].as_ptr());
+            let [mut q_rows, mut d_o_rows] = [[std::ptr::null(); ROWS]; 2];
+            for (r, (q_row, d_o_row)) in q_rows.iter_mut().zip(&mut d_o_rows).enumerate() {
+                let start = row(r) * problem.row;
+                (*q_row, *d_o_row) = (q[start..][..width].as_ptr(), d_o[start..][..width].as_ptr());
+            }
             let mut acc = zero::<S, NV>(s);
             // SAFETY: each row is a slice of `width` floats, the panel holds `width` steps of `NV` vectors.
-            unsafe { multiply_rows::<S, NV>(s, &mut acc, &pointers(q), width, keys.as_ptr(), panel) };
+            unsafe { multiply_rows::<S, NV>(s, &mut acc, &q_rows, width, keys.as_ptr(), panel) };
             let lines = tiles.p[first * panel..].chunks_exact_mut(panel);
             for (r, (line, acc)) in lines.zip(&acc).enumerate() {
                 let lse = s.splat(lse[row(r)]);
@@ -374,7 +378,7 @@ impl<E: Scalar> Range<'_, E> {
             }
             let mut acc = zero::<S, NV>(s);
             // SAFETY: as above.
-            unsafe { multiply_rows::<S, NV>(s, &mut acc, &pointers(d_o), width, values.as_ptr(), panel) };
+            unsafe { multiply_rows::<S, NV>(s, &mut acc, &d_o_rows, width, values.as_ptr(), panel) };
             let lines = tiles.p[first * panel..].chunks_exact(panel);
             let lines = lines.zip(tiles.d_scores[first * panel..].chunks_exact_mut(panel));
             for (r, ((p, line), acc)) in lines.zip(&acc).enumerate() {
@@ -439,9 +443,10 @@ impl<E: Scalar> Range<'_, E> {
         let start = (self.head * problem.s.keys + first_key) * row;
         let key_rows = &problem.keys[start..start + keys * row];
         for first in (0..queries).step_by(ROWS) {
-            let pointers = std::array::from_fn(|r| {
-                tiles.d_scores[(first + r).min(queries - 1) * panel..][..keys].as_ptr()
-            });
+            let mut rows = [std::ptr::null(); ROWS];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = tiles.d_scores[(first + r).min(queries - 1) * panel..][..keys].as_ptr();
+            }
             let count = ROWS.min(queries - first);
             let lines = &mut self.d_q[(query + first) * row..][..count * row];
             for column in (0..row).step_by(S::PANEL * S::LANES) {
@@ -452,7 +457,7 @@ impl<E: Scalar> Range<'_, E> {
                     // from `column` on.
                     unsafe {
                         let b = key_rows.as_ptr().add(column);
-                        multiply_rows::<S, W>(s, &mut acc, &pointers, keys, b, row);
+                        multiply_rows::<S, W>(s, &mut acc, &rows, keys, b, row);
                     }
                     for (line, acc) in lines.chunks_exact_mut(row).zip(&acc) {
                         for v in 0..W {

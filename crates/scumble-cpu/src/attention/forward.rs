@@ -150,10 +150,11 @@ fn score<S: Simd, const NV: usize>(s: S, keys: &[f32], width: usize, queries: &[
     let count = scores.len().min(keys.len() / width.max(1) * panel) / panel;
     let queries = &queries[..width * panel];
     for first in (0..count).step_by(ROWS) {
-        let rows = std::array::from_fn(|r| {
+        let mut rows = [std::ptr::null(); ROWS];
+        for (r, row) in rows.iter_mut().enumerate() {
             let key = (first + r).min(count - 1);
-            keys[key * width..(key + 1) * width].as_ptr()
-        });
+            *row = keys[key * width..(key + 1) * width].as_ptr();
+        }
         let mut acc = zero::<S, NV>(s);
         // SAFETY: each row is a slice of `width` floats, the panel holds `width` steps of `NV` vectors.
         unsafe { multiply_rows::<S, NV>(s, &mut acc, &rows, width, queries.as_ptr(), panel) };

@@ -446,7 +446,9 @@ impl Range<'_> {
             // Depths up to the end of the last tile.
             if square.key + 1 == key_strips {
                 let tile = &mut tiles.d_score_rows[(row * (PANEL / DEPTH) + key_strips / 2) * TILE..][..TILE];
-                tile.chunks_exact_mut(DEPTH).for_each(|line| line[SIDE..].fill(bf16::ZERO));
+                for line in tile.chunks_exact_mut(DEPTH) {
+                    line[SIDE..].fill(bf16::ZERO);
+                }
             }
         }
     }

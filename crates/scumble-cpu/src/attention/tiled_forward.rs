@@ -230,8 +230,8 @@ fn softmax<S: Simd>(
         let mut highest = [s.splat(MASKED); 4];
         for tile in 0..keys.div_ceil(SIDE) {
             let lines = &score_tile(scores, tile, strip)[..SIDE * SIDE.min(keys - tile * SIDE)];
-            for lines in lines.chunks(4 * SIDE) {
-                for (highest, line) in highest.iter_mut().zip(lines.chunks_exact(SIDE)) {
+            for lines in lines.as_chunks::<SIDE>().0.chunks(4) {
+                for (highest, line) in highest.iter_mut().zip(lines) {
                     *highest = s.max(*highest, s.read(&line[lane..][..S::LANES]));
                 }
             }
@@ -271,7 +271,8 @@ fn exponentials<S: Simd>(
     total: &mut [S::V; 2],
     to: &mut [bf16],
 ) {
-    for (pair, (lines, to)) in lines.chunks_exact(2 * SIDE).zip(to.chunks_exact_mut(2 * SIDE)).enumerate() {
+    let (lines, to) = (lines.as_chunks::<{ 2 * SIDE }>().0, to.as_chunks_mut::<{ 2 * SIDE }>().0);
+    for (pair, (lines, to)) in lines.iter().zip(to).enumerate() {
         let mut values = [s.splat(0.0); 2];
         for half in 0..2 {
             if present(pair) > half {

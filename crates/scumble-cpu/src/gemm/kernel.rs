@@ -53,7 +53,10 @@ pub(crate) unsafe fn multiply_strip<S: Simd, const NV: usize>(
     b: *const f32,
     b_step: usize,
 ) {
-    let rows = std::array::from_fn(|r| a.wrapping_add(r));
+    let mut rows = [a; ROWS];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = a.wrapping_add(r);
+    }
     // SAFETY: the caller's promise.
     unsafe { multiply::<S, NV>(s, acc, &rows, a_step, depth, b, b_step) }
 }

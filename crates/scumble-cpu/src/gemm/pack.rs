@@ -132,13 +132,18 @@ fn turn_columns<'r, E: Scalar, S: Simd>(
     step: usize,
 ) {
     let mut rows = [std::ptr::null(); 16];
-    rows.iter_mut().take(S::LANES).enumerate().for_each(|(lane, row)| *row = run(lane).as_ptr());
+    for (lane, row) in rows[..S::LANES].iter_mut().enumerate() {
+        *row = run(lane).as_ptr();
+    }
     let whole = len / S::LANES * S::LANES;
     debug_assert!(len == 0 || to.len() >= (len - 1) * step + S::LANES);
     for k in (0..whole).step_by(S::LANES) {
         // SAFETY: each run has `len` numbers, and `to` lines for all of them.
         unsafe {
-            let rows = rows.map(|row: *const E| row.wrapping_add(k));
+            let mut rows = rows;
+            for row in &mut rows {
+                *row = row.wrapping_add(k);
+            }
             s.turn(&rows, to.as_mut_ptr().add(k * step), step);
         }
     }

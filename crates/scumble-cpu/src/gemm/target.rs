@@ -36,8 +36,11 @@ impl<Y: Scalar> Target<'_, Y> {
     /// `first, count`, no more than a register has lanes.
     #[inline(always)]
     pub(crate) fn write<S: Simd>(&self, s: S, line: usize, [first, count]: [usize; 2], sums: S::V) {
-        let bias = self.bias.map_or(s.splat(0.0), |bias| s.read(&bias[first..][..count]));
-        let mut value = s.fma(sums, s.splat(self.alpha), bias);
+        let mut value = s.splat(0.0);
+        if let Some(bias) = self.bias {
+            value = s.read(&bias[first..][..count]);
+        }
+        value = s.fma(sums, s.splat(self.alpha), value);
         let start = line * self.stride + first;
         if let Some(low_rank) = self.low_rank {
             value = low_rank.add_to(s, value, line, [first, count]);

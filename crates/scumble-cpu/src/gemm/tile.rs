@@ -81,7 +81,10 @@ impl<E: Scalar, Y: Scalar> RowsTask<'_, E, Y> {
                     unsafe {
                         match self.source.a.along {
                             Along::Depth => {
-                                let rows = std::array::from_fn(|r| a.add(r * depth));
+                                let mut rows = [a; ROWS];
+                                for (r, row) in rows.iter_mut().enumerate() {
+                                    *row = a.add(r * depth);
+                                }
                                 multiply_rows::<S, NV>(s, &mut acc, &rows, depth, b, step);
                             }
                             Along::Outer => multiply_strip::<S, NV>(s, &mut acc, a, ROWS, depth, b, step),

@@ -84,8 +84,11 @@ unsafe impl<const ROUNDS: bool> Simd for Avx512<ROUNDS> {
     unsafe fn turn<E: Scalar>(self, rows: &[*const E; 16], to: *mut f32, to_step: usize) {
         // SAFETY: `self` proves the feature; the caller vouches for the memory.
         unsafe {
-            let rows: [__m512; 16] = std::array::from_fn(|row| E::load(self, rows[row]));
-            for (k, column) in turned(rows).into_iter().enumerate() {
+            let mut registers = [_mm512_setzero_ps(); 16];
+            for (register, &row) in registers.iter_mut().zip(rows) {
+                *register = E::load(self, row);
+            }
+            for (k, column) in turned(registers).into_iter().enumerate() {
                 _mm512_storeu_ps(to.add(k * to_step), column);
             }
         }
@@ -104,8 +107,11 @@ unsafe impl<const ROUNDS: bool> Simd for Avx512<ROUNDS> {
         // SAFETY: `self` proves the feature; the caller vouches for the memory. Pairs are moved as whole floats, whose
         // bits no instruction here looks at.
         unsafe {
-            let rows: [__m512; 16] = std::array::from_fn(|row| _mm512_loadu_ps(rows[row].cast()));
-            for (k, column) in turned(rows).into_iter().enumerate() {
+            let mut registers = [_mm512_setzero_ps(); 16];
+            for (register, row) in registers.iter_mut().zip(rows) {
+                *register = _mm512_loadu_ps(row.cast());
+            }
+            for (k, column) in turned(registers).into_iter().enumerate() {
                 _mm512_storeu_ps(to.add(k * 32).cast(), column);
             }
         }

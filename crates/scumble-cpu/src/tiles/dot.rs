@@ -102,11 +102,13 @@ macro_rules! add_pair {
     };
 }
 
-/// Sums of `ROWS` rows of a left strip with `COLUMNS` right strips.
+/// Sums of `ROWS` rows of a left strip with `COLUMNS` right strips. It wants all registers for itself: inlined, it makes kernels
+/// load their constants again and again.
 ///
 /// # Safety
 /// `a` and `b` must be good for reading the tiles (or rows) of `depth`, from these rows on; each of `c` for `ROWS` rows
 /// of sums; the machine must have the features.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn sums<const ROWS: usize, const COLUMNS: usize, const TILED: bool, const ASKS: bool>(
     a: *const bf16,

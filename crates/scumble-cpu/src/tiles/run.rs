@@ -7,7 +7,6 @@ use super::amx::Amx;
 use super::dot::Dot;
 use super::emulated::Emulated;
 use crate::simd::{Kernel, Simd};
-use crate::tier::Tier;
 
 /// The matrix units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +42,16 @@ impl<K: TileKernel, U: TileUnit> Kernel for With<K, U> {
 }
 
 impl Unit {
+    /// Whether it multiplies faster than operands that are read only a few times can be brought to other forms. Convolutions over
+    /// 8x8 and 16x16 pixels were timed with and without minimal filtering (`docs/performance.md`).
+    pub(crate) fn outruns_transforms(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx => true,
+            _ => false,
+        }
+    }
+
     /// Runs a kernel on this unit, which is that of an available tier.
     pub(crate) fn run<K: TileKernel>(self, kernel: K) -> K::Output {
         match self {
@@ -52,7 +61,7 @@ impl Unit {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Unit::Dot => unsafe { crate::simd::avx512::run_rounding(With(kernel, Dot::assume())) },
-            Unit::Emulated => Tier::Emulated.run(With(kernel, Emulated)),
+            Unit::Emulated => crate::simd::portable::run(With(kernel, Emulated)),
         }
     }
 }

@@ -155,6 +155,12 @@ impl<'a> Winograd<'a> {
         !self.sums_squares || (position / 4 != 2 && position % 4 != 2)
     }
 
+    /// Whether it is faster than the plain product, as far as the machine is concerned: a unit that multiplies very fast has
+    /// done all multiplications before the weights of a few squares have been brought to the positions.
+    pub(crate) fn pays(&self) -> bool {
+        !self.unit.outruns_transforms() || self.squares() > OWN_STRIPS * SIDE
+    }
+
     fn squares(&self) -> usize {
         self.images * self.squares[0] * self.squares[1]
     }
@@ -387,6 +393,8 @@ mod tests {
         };
         let mut winograd = Winograd::of(&engine, &a, &b).expect("a large convolution of 3 x 3");
         winograd.most_shared = shared;
+        let is_small = winograd.squares() <= OWN_STRIPS * SIDE;
+        assert_eq!(winograd.pays(), tier != Tier::Amx || !is_small);
         let plain = run(None);
         // The picture shared where that gains, and each task with squares of its own.
         for most_picture in [SHARED_PICTURE, 0] {
