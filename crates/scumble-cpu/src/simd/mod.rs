@@ -271,6 +271,7 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
 pub(crate) trait Kernel {
     /// What it gives back.
     type Output;
-    /// The body; implementations are `#[inline(always)]` so that they take on the tier's instructions.
+    /// The body; implementations are `#[inline(always)]` so that they take on the tier's instructions, and so is what they call.
+    /// Loops instead of closures for `array::from_fn` and the like: the compiler may leave those outside.
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }

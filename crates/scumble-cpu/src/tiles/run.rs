@@ -21,7 +21,7 @@ pub(crate) enum Unit {
     Emulated,
 }
 
-/// A piece of work that is compiled for every unit, with the vectors of its tier beside it.
+/// A piece of work that is compiled for every unit, with the vectors of its tier beside it; the emulation has portable ones.
 pub(crate) trait TileKernel {
     /// What it gives back.
     type Output;
@@ -42,7 +42,7 @@ impl<K: TileKernel, U: TileUnit> Kernel for With<K, U> {
 }
 
 impl Unit {
-    /// Whether it multiplies faster than operands that are read only a few times can be brought to other forms. Convolutions over
+    /// Whether it multiplies faster than weights that are read only a few times can be brought to another form. Convolutions over
     /// 8x8 and 16x16 pixels were timed with and without minimal filtering (`docs/performance.md`).
     pub(crate) fn outruns_transforms(self) -> bool {
         match self {
